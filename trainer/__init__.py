@@ -1,0 +1,1 @@
+"""The trainer: PyTorch training of one run. It knows no variants, no stages and no Kubernetes."""

@@ -1,0 +1,309 @@
+"""What one training run is: the validated config that the trainer takes, that a study resolves to, and that is hashed.
+
+Everything in `TrainConfig` decides the result and is part of a trial's fingerprint. What only says where things lie
+(URIs, labels) is in `RunSpec`, around it: moving a bucket must not rename a run.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from podium.trainer.errors import ConfigError
+from podium.trainer.units import Count, Seconds
+
+FORMAT_VERSION: Literal[1] = 1
+
+
+class Section(BaseModel):
+    """A part of a config: unknown fields are errors, values are never coerced, and it can't be changed afterwards."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+
+
+class Allocation(Section):
+    """A request for a model of a given size; `podium.trainer.allocation.solve` turns it into dimensions."""
+
+    parameters: Count = Field(gt=0)
+    """All trainable parameters, embeddings included."""
+    embedding_share: float = Field(gt=0, lt=1)
+    """Embedding parameters (input, and output where untied) as a fraction of all parameters."""
+    glu_expansion: float = Field(gt=0)
+    """d_ff / d_model of the SwiGLU feed-forward."""
+
+
+class TransformerConfig(Section):
+    """Pre-norm decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention.
+
+    Dimensions are given, or solved from `allocation`; a resolved config has both.
+    """
+
+    family: Literal["transformer"] = "transformer"
+    vocab_size: Count = Field(gt=1, le=65536)
+    """Rows of the embedding. At most 65,536, since tokens are stored as uint16."""
+    allocation: Allocation | None = None
+    d_model: int | None = Field(default=None, gt=0)
+    n_layers: int | None = Field(default=None, gt=0)
+    n_heads: int | None = Field(default=None, gt=0)
+    d_ff: int | None = Field(default=None, gt=0)
+    tied_embeddings: bool = True
+    rope_base: float = Field(default=10000.0, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0)
+
+    @property
+    def dimensions(self) -> tuple[int, int, int, int]:
+        """(d_model, n_layers, n_heads, d_ff). Raises ConfigError where they are not resolved yet."""
+        if self.d_model is None or self.n_layers is None or self.n_heads is None or self.d_ff is None:
+            raise ConfigError("model: not resolved yet: give d_model, n_layers, n_heads and d_ff, or an allocation")
+        return self.d_model, self.n_layers, self.n_heads, self.d_ff
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        dims = {"d_model": self.d_model, "n_layers": self.n_layers, "n_heads": self.n_heads, "d_ff": self.d_ff}
+        missing = [name for name, value in dims.items() if value is None]
+        if missing and (self.allocation is None or len(missing) < len(dims)):
+            raise ValueError(
+                f"give all of {', '.join(dims)}, or none of them and an allocation, got no {', '.join(missing)}"
+            )
+        if self.d_model and self.n_heads and (self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2):
+            raise ValueError(f"d_model / n_heads must be a whole even number, got {self.d_model} / {self.n_heads}")
+        return self
+
+
+ModelConfig = TransformerConfig
+"""A union over `family` once there is a second one: `Annotated[A | B, Field(discriminator="family")]`."""
+
+
+class DataConfig(Section):
+    """How the prepared dataset is read."""
+
+    sequence_length: int = Field(gt=1)
+    """Tokens the model sees in one sequence (T); each sequence reads T + 1 tokens of the shard."""
+    train_split: str = "train"
+    validation_split: str = "validation"
+
+
+class OptimizerConfig(Section):
+    """AdamW (Loshchilov & Hutter, 2017). Weight decay applies to matrices, not to gains."""
+
+    name: Literal["adamw"] = "adamw"
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate."""
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.1, ge=0)
+
+
+class ScheduleConfig(Section):
+    """Linear warm-up, then the named decay to `final_fraction` of the peak at the last step."""
+
+    name: Literal["cosine", "constant"] = "cosine"
+    warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
+    """Share of all steps in warm-up."""
+    final_fraction: float = Field(default=0.1, ge=0, le=1)
+    """Learning rate at the last step, as a fraction of the peak."""
+
+
+class BatchConfig(Section):
+    """The batch of one optimizer step; accumulation makes it the same optimisation on any number of devices."""
+
+    sequences: int = Field(gt=0)
+    """Sequences of one optimizer step over all devices."""
+    micro_batch: int | None = Field(default=None, gt=0)
+    """Sequences of one forward pass on one device; by default all that the device's share of a step has."""
+
+    def accumulation_steps(self, world_size: int = 1) -> int:
+        """Forward passes per optimizer step and device. Raises ConfigError where the batch does not divide."""
+        share, rest = divmod(self.sequences, world_size)
+        micro = self.micro_batch or share
+        if rest or micro == 0 or share % micro:
+            raise ConfigError(
+                f"batch.sequences: must divide by devices × micro_batch, got {self.sequences} / ({world_size} × {micro})"
+            )
+        return share // micro
+
+
+class EvaluationConfig(Section):
+    """The declared evaluation: at every `every_steps`, and always at the last step."""
+
+    every_steps: int = Field(gt=0)
+    sequences: int | None = Field(default=None, gt=0)
+    """Sequences of the validation split that are read, from its start; all of them by default."""
+    batch_sequences: int = Field(default=16, gt=0)
+    """Sequences of one forward pass."""
+
+
+class CheckpointConfig(Section):
+    """When full checkpoints are written, and how many are kept."""
+
+    every_steps: int = Field(default=500, gt=0)
+    keep_last: int = Field(default=3, gt=0)
+
+
+class KillCriterion(Section):
+    """One comparison with the reference curve at equal tokens."""
+
+    metric: Literal["perplexity", "loss", "gradient_norm"]
+    threshold: float | None = Field(default=None, gt=0)
+    """How much worse is too much: in perplexity, in nats (`loss`), or as a ratio to the reference (`gradient_norm`)."""
+    sigmas: float | None = Field(default=None, gt=0)
+    """For `loss`: the threshold as a multiple of `sigma`, so that it follows the noise."""
+    sigma: float | None = Field(default=None, gt=0)
+    """Standard deviation of the loss over seeds, in nats."""
+
+    @property
+    def limit(self) -> float:
+        """The threshold in the metric's own unit."""
+        if self.threshold is not None:
+            return self.threshold
+        assert self.sigmas is not None
+        assert self.sigma is not None
+        return self.sigmas * self.sigma
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        scaled = self.sigmas is not None and self.sigma is not None
+        if (self.threshold is None) == (not scaled) or (self.sigmas is None) != (self.sigma is None):
+            raise ValueError("give either threshold, or sigmas and sigma together")
+        if scaled and self.metric != "loss":
+            raise ValueError(f"sigmas scale a threshold in nats, so metric must be 'loss', got {self.metric!r}")
+        return self
+
+
+class KillRule(Section):
+    """Stop a run that is worse than the reference at every look over a span of tokens (`stopping.kill_point`)."""
+
+    criteria: list[KillCriterion] = Field(min_length=1)
+    join: Literal["any", "all"] = "any"
+    """Whether one criterion suffices at a look or all must hold."""
+    span_tokens: Count = Field(gt=0)
+    """The run must be worse at every look over this many tokens."""
+    min_tokens: Count = Field(ge=0)
+    """No kill before this many tokens."""
+    looks: list[Count] | None = None
+    """Token counts at which the rule is evaluated; every evaluation by default."""
+
+
+class PatienceRule(Section):
+    """Stop when the validation loss has not improved by `min_delta` nats for `evaluations` evaluations in a row."""
+
+    evaluations: int = Field(default=5, gt=0)
+    min_delta: float = Field(default=0.0, ge=0)
+    min_tokens: Count = Field(default=0, ge=0)
+
+
+class RegressionRule(Section):
+    """Stop when the validation loss is `threshold` nats above the run's own best."""
+
+    threshold: float = Field(gt=0)
+    min_tokens: Count = Field(default=0, ge=0)
+
+
+class StopRules(Section):
+    """What ends a run early. A loss that is not finite always does."""
+
+    kill: KillRule | None = None
+    patience: PatienceRule | None = None
+    regression: RegressionRule | None = None
+    timeout_seconds: Seconds | None = Field(default=None, gt=0)
+    """Training seconds after which the run stops (evaluation, compilation and checkpoints not counted)."""
+
+
+class RuntimeConfig(Section):
+    """How the arithmetic is done. Part of the fingerprint: it decides the last bits."""
+
+    device: Literal["auto", "cuda", "mps", "cpu"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    """auto: bf16 where the device has it, else fp16 with a gradient scaler, fp32 on a CPU."""
+    compile: Literal["auto", "always", "never"] = "auto"
+    """auto: compile on CUDA for runs long enough to earn it back."""
+    threads: int | None = Field(default=None, gt=0)
+    """CPU threads of PyTorch. Resume is bit-exact only for the same number, so a study states it."""
+
+
+class TrainConfig(Section):
+    """Everything that decides the result of one run."""
+
+    model: Annotated[ModelConfig, Field()]
+    data: DataConfig
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig = ScheduleConfig()
+    batch: BatchConfig
+    max_steps: Count | None = Field(default=None, gt=0)
+    """Optimizer steps; give this or max_tokens."""
+    max_tokens: Count | None = Field(default=None, gt=0)
+    """Training tokens; the whole steps that fit in are run."""
+    max_grad_norm: float | None = Field(default=1.0, gt=0)
+    """Gradients are clipped to this global norm; null switches clipping off."""
+    evaluation: EvaluationConfig
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    stop: StopRules = StopRules()
+    runtime: RuntimeConfig = RuntimeConfig()
+    seed: int = Field(default=42, ge=0)
+    """Seeds Python, NumPy, PyTorch and the data order."""
+    preset: str = "custom"
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens of one optimizer step over all devices."""
+        return self.batch.sequences * self.data.sequence_length
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.max_steps is not None:
+            return self.max_steps
+        assert self.max_tokens is not None
+        return max(1, self.max_tokens // self.tokens_per_step)
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole run."""
+        return self.steps * self.tokens_per_step
+
+    @property
+    def mode(self) -> Literal["dense", "moe"]:
+        """What a checkpoint's `mode` says."""
+        return "dense"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.max_steps is None) == (self.max_tokens is None):
+            raise ValueError(f"give max_steps or max_tokens, got {self.max_steps!r} and {self.max_tokens!r}")
+        if self.max_tokens is not None and self.max_tokens < self.tokens_per_step:
+            raise ValueError(
+                f"max_tokens must be at least one step of {self.tokens_per_step} tokens, got {self.max_tokens}"
+            )
+        self.batch.accumulation_steps()
+        return self
+
+
+class RunSpec(Section):
+    """A run as it is started: `config.json` of its folder. Only `config` decides the result; the rest says where."""
+
+    format_version: Literal[1] = FORMAT_VERSION
+    config: TrainConfig
+    dataset: str
+    """URI of the prepared dataset's folder."""
+    fingerprint: str | None = None
+    """Identity of the trial in a study; refused on resume when it differs."""
+    reference_curves: list[str] = []
+    """URIs of the reference runs' folders (a run a seed); the kill rule compares with their mean."""
+    continues: str | None = None
+    """Fingerprint of the trial whose full checkpoint this one starts from."""
+    start_checkpoint: str | None = None
+    """URI of that checkpoint."""
+    watch: str | None = None
+    """URI of the conductor's lease; the run saves and ends when its counter stands still for 10 minutes."""
+    labels: dict[str, str] = {}
+    """Study, stage, variant, seed and the like, copied into the result and to MLflow as tags."""
+
+
+def load_config(data: Any, *, source: str = "") -> TrainConfig:
+    """Validate a mapping into a TrainConfig. Raises ConfigError listing every problem."""
+    try:
+        return TrainConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError.from_validation(error, source=source) from None

@@ -1,0 +1,106 @@
+"""Every error that Podium raises on purpose.
+
+    PodiumError
+    ├── UserError            the user can mend it; exit code 2; lists every problem with its place
+    │   ├── ConfigError      a study or a trainer config that does not validate
+    │   ├── DataError        a corpus or a prepared dataset that can't serve
+    │   ├── CheckpointError  a checkpoint that does not fit or is damaged beyond its predecessors
+    │   └── InUseError       a run or trial that another live process holds
+    └── StorageError         the store can't be reached, read or written
+        └── NotFoundError    the object is not there
+
+A message says what was allowed and what came: `learning_rate: must be > 0, got -0.1`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+
+class PodiumError(Exception):
+    """Base of all errors raised on purpose."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong, and where: `where` is a dotted field, a file or a flag, empty if it is the whole input."""
+
+    where: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what}" if self.where else self.what
+
+
+class UserError(PodiumError):
+    """What a user can mend. Carries every problem found, so that nobody has to run twice to see the second one."""
+
+    def __init__(self, problems: str | Problem | Iterable[Problem], *, source: str = "") -> None:
+        if isinstance(problems, str):
+            problems = [Problem("", problems)]
+        elif isinstance(problems, Problem):
+            problems = [problems]
+        self.problems: tuple[Problem, ...] = tuple(problems)
+        self.source = source
+        super().__init__(self.message)
+
+    @property
+    def message(self) -> str:
+        """The problems as text: one line where there is one, else a line each under the source's name."""
+        if len(self.problems) == 1:
+            return f"{self.source}: {self.problems[0]}" if self.source else str(self.problems[0])
+        head = f"{len(self.problems)} problems" + (f" in {self.source}" if self.source else "")
+        return "\n".join([f"{head}:", *(f"  - {problem}" for problem in self.problems)])
+
+
+class ConfigError(UserError):
+    """A study or a trainer config that does not validate."""
+
+    @classmethod
+    def from_validation(cls, error: ValidationError, *, source: str = "", prefix: str = "") -> ConfigError:
+        """Turn pydantic's report into ours: dotted place, what was allowed, what came."""
+        return cls([_problem(detail, prefix) for detail in error.errors()], source=source)
+
+
+class DataError(UserError):
+    """A corpus or a prepared dataset that can't serve."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint of another format, architecture or mode, or one that is damaged with no good one before it."""
+
+
+class InUseError(UserError):
+    """A run or trial that another live process holds."""
+
+
+class StorageError(PodiumError):
+    """The store can't be reached, read or written. The message names the URI and the server's reason."""
+
+
+class NotFoundError(StorageError):
+    """The object is not in the store."""
+
+
+def _problem(detail: object, prefix: str) -> Problem:
+    assert isinstance(detail, dict)
+    # pydantic puts the tag of a discriminated union and the name of a validator into the path: not the user's words
+    path = ".".join(str(part) for part in detail["loc"] if not str(part).startswith(("function-", "tagged-union")))
+    where = ".".join(part for part in (prefix, path) if part)
+    kind, what, came = detail["type"], detail["msg"], detail.get("input")
+    if kind == "extra_forbidden":
+        return Problem(where, "unknown field")
+    if kind == "missing":
+        return Problem(where, "required, but missing")
+    what = what.removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "value_error" and "got " in what:
+        return Problem(where, what)
+    return Problem(where, f"{what}, got {_short(came)}")
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

@@ -1,0 +1,105 @@
+"""What a run leaves: `result.json`, written last. What could not be measured is null, never a number."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from podium.trainer.config import Section
+
+
+class Status(StrEnum):
+    """How a trial ended. Every one of these is a result, not a failure of the system."""
+
+    COMPLETED = "completed"
+    TARGET_REACHED = "target_reached"
+    MISSED_TARGET = "missed_target"
+    KILLED = "killed"
+    DIVERGED = "diverged"
+    COLLAPSED = "collapsed"
+    OUT_OF_MEMORY = "out_of_memory"
+    BROKEN = "broken"
+    CANCELLED = "cancelled"
+    NOT_RUN_BUDGET = "not_run_budget"
+
+
+class ParameterCounts(Section):
+    """Exact numbers of trainable parameters, by part. `total` counts a tied matrix once."""
+
+    total: int
+    embedding: int
+    attention: int
+    feed_forward: int
+    norm: int
+    output: int
+    """The output projection; 0 where it is tied to the embedding."""
+
+
+class Versions(Section):
+    """What ran. Recorded, not hashed, but for the trainer's own sources."""
+
+    podium: str
+    commit: str | None = None
+    image: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    world_size: int = 1
+
+
+class TrialResult(Section):
+    """The result of one run. Losses in nats per token; `perplexity` is exp(loss)."""
+
+    format_version: int = 1
+    run_name: str
+    fingerprint: str | None = None
+    labels: dict[str, str] = {}
+    status: Status
+    reason: str
+    """One sentence: why it ended as it did."""
+    seed: int
+    steps: int = 0
+    tokens: int = 0
+    passes: float | None = None
+    """Training tokens over the tokens of the training split."""
+    final_train_loss: float | None = None
+    final_val_loss: float | None = None
+    """The declared evaluation at the last step; of a killed run, at the look where the rule was met."""
+    final_val_perplexity: float | None = None
+    final_bits_per_byte: float | None = None
+    best_val_loss: float | None = None
+    best_val_perplexity: float | None = None
+    best_step: int | None = None
+    target_loss: float | None = None
+    reached_target: bool | None = None
+    time_to_target_seconds: float | None = None
+    kill_tokens: int | None = None
+    """Where the kill rule was met."""
+    stopped_tokens: int | None = None
+    """Where that was noticed."""
+    kill_detail: str | None = None
+    training_seconds: float | None = None
+    """Evaluation, compilation and checkpoints apart. Summed over attempts."""
+    evaluation_seconds: float | None = None
+    compile_seconds: float | None = None
+    checkpoint_seconds: float | None = None
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    parameters: ParameterCounts | None = None
+    d_model: int | None = None
+    n_layers: int | None = None
+    n_heads: int | None = None
+    d_ff: int | None = None
+    device_seconds: float | None = None
+    """Wall-clock seconds × devices over which devices were held, lost attempts included. Filled by the conductor."""
+    cost_usd: float | None = None
+    """Filled by the conductor; lost attempts included."""
+    attempts: int = 1
+    log_tail: list[str] = []
+    """The last 20 lines of the log of a broken trial."""
+    final_model: str | None = None
+    best_model: str | None = None
+    last_checkpoint: str | None = None
+    """Keys of the files, relative to the run's folder, so that a moved store stays readable."""
+    versions: Versions | None = None
