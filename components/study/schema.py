@@ -1,0 +1,198 @@
+"""The study: one YAML file that says the data, the base config, the variants, the stages and the budget.
+
+`axes`, `variants`, `stages` and `profiles` are mappings by name, in order, so that a profile can override one entry;
+in a profile, `null` for an entry of the first three removes it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from podium.components.study.promotion import Promotion
+from podium.trainer.config import Section, StopRules
+from podium.trainer.data.corpora import CorpusConfig
+from podium.trainer.units import Count, Usd
+
+MAX_SEEDS_BY_COUNT = 10
+NAME = r"^[a-z0-9][a-z0-9._-]*$"
+
+
+class StudyData(Section):
+    """The corpus and its tokenizer. `data.vocab_size` and `data.corpus.*` can be axes like any config field."""
+
+    corpus: CorpusConfig = CorpusConfig()
+    vocab_size: Count = Field(gt=256, le=65536)
+    """Vocabulary of the byte-level BPE, and rows of the model's embedding."""
+
+
+class Axis(Section):
+    """One config field with values."""
+
+    field: str
+    """Dotted field of the config (`model.allocation.embedding_share`) or of the data (`data.vocab_size`)."""
+    values: list[Any] = Field(min_length=1)
+    names: list[str] | None = None
+    """Names of the variants, one a value; made from the axis and the value by default."""
+    title: str = ""
+    """What a table or a plot calls it."""
+    key: str | None = None
+    """The name under which results carry the value; the field's last part by default."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.names is not None and len(self.names) != len(self.values):
+            raise ValueError(f"names must be one a value, got {len(self.names)} names for {len(self.values)} values")
+        return self
+
+
+class VariantSpec(Section):
+    """A named set of overrides of config fields."""
+
+    description: str = ""
+    modification: Literal["none", "hyperparameter", "architecture", "training"] = "hyperparameter"
+    details: str = ""
+    overrides: dict[str, Any] = {}
+    """Dotted field → value."""
+
+
+class Recorded(Section):
+    """A figure for the baseline that was measured elsewhere, for one stage."""
+
+    mean: float
+    sd: float | None = None
+    n: int | None = None
+    source: str
+
+
+class Baseline(Section):
+    """The variant that others are compared with."""
+
+    variant: str = "baseline"
+    recorded: dict[str, Recorded] = {}
+    """Stage → the recorded figure, used there instead of running the baseline."""
+
+
+class Budget(Section):
+    """How long a stage trains each trial: give one."""
+
+    tokens: Count | None = Field(default=None, gt=0)
+    steps: Count | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.tokens is None) == (self.steps is None):
+            raise ValueError(f"give tokens or steps, got {self.tokens!r} and {self.steps!r}")
+        return self
+
+
+class Resources(Section):
+    """What a stage's trials run on."""
+
+    gpus_per_trial: int = Field(default=0, ge=0)
+    """GPUs of one trial; 0 is a CPU, counted as one device."""
+    parallel: int = Field(default=1, gt=0)
+    """Trials at once; the stage's pod requests gpus_per_trial × parallel (launcher: process)."""
+    gpu_class: str | None = None
+    """Name of a GPU type; the chart or the site maps it to node selectors and tolerations."""
+    cpu: str | None = None
+    memory: str | None = None
+
+
+class Price(Section):
+    """What one run costs: a price per run, or a price per device-hour with the expected minutes."""
+
+    usd_per_run: Usd | None = Field(default=None, ge=0)
+    usd_per_gpu_hour: Usd | None = Field(default=None, ge=0)
+    """Filled from the site file by `gpu_class` where it is left out."""
+    minutes_per_run: float | None = Field(default=None, gt=0)
+    """Expected wall-clock minutes of one trial on its devices."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.usd_per_run is not None and self.usd_per_gpu_hour is not None:
+            raise ValueError("give usd_per_run, or usd_per_gpu_hour with minutes_per_run, got both prices")
+        return self
+
+
+class Stage(Section):
+    """A budget, seeds, resources, stop rules and one promotion policy."""
+
+    purpose: str = ""
+    budget: Budget
+    seeds: int | list[int] = 1
+    """A number of seeds (at most 10; base_seed + 10 × stage index + i), or a list."""
+    resources: Resources = Resources()
+    price: Price = Price()
+    overrides: dict[str, Any] = {}
+    """Dotted config field → value, for all trials of this stage; a variant's own override goes over it."""
+    stop: StopRules = StopRules()
+    promotion: Promotion
+    min_seeds: int = Field(default=1, gt=0)
+    """Finished seeds that an arm needs to be ranked."""
+    max_broken: int = Field(default=0, ge=0)
+    """Broken trials that the stage may have and still give a verdict."""
+    retries: int = Field(default=2, ge=0)
+    """Times a crashed trial is started again before it is broken."""
+    approval: Literal["none", "required"] = "none"
+    proof: bool = False
+    """A stage whose verdict may prove the winner: fresh seeds, nothing reused from other runs."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if isinstance(self.seeds, int) and not 1 <= self.seeds <= MAX_SEEDS_BY_COUNT:
+            raise ValueError(f"seeds must be 1 to {MAX_SEEDS_BY_COUNT}, or a list of seeds, got {self.seeds}")
+        if isinstance(self.seeds, list) and (not self.seeds or len(set(self.seeds)) != len(self.seeds)):
+            raise ValueError(f"seeds must be different numbers, at least one, got {self.seeds}")
+        return self
+
+
+class Shakedown(Section):
+    """The gate before any paid stage."""
+
+    steps: int = Field(default=20, ge=4)
+    """Training steps of its run, half of them after a resume."""
+    price: Price = Price()
+
+
+class StudyEvaluation(Section):
+    """What is measured of each finalist, with the device to itself."""
+
+    smallbench: str | None = "hub"
+    """`hub`, a folder or URI with the tasks' files, or null to leave it out."""
+    latency: bool = True
+    throughput: bool = True
+    max_batches: int | None = Field(default=None, gt=0)
+    price: Price = Price()
+
+
+class StudyBudget(Section):
+    """One hard limit over all stages."""
+
+    usd: Usd | None = Field(default=None, gt=0)
+
+
+class Study(Section):
+    """One experiment, resolved: a profile is applied and nothing is left open."""
+
+    name: str = Field(pattern=NAME, max_length=40)
+    title: str = ""
+    question: str
+    layout: Literal["generic", "param-allocation"] = "generic"
+    """Which study-specific tables and exports the report adds."""
+    profile: str = "full"
+    base_seed: int = Field(default=42, ge=0)
+    data: StudyData
+    config: dict[str, Any]
+    """The base config: fields of the trainer's TrainConfig but budget, seed and stop, nested."""
+    design: Literal["one_at_a_time", "grid", "list"] = "list"
+    baseline: Baseline = Baseline()
+    axes: dict[str, Axis] = {}
+    variants: dict[str, VariantSpec] = {}
+    stages: dict[str, Stage] = Field(min_length=1)
+    shakedown: Shakedown = Shakedown()
+    evaluation: StudyEvaluation = StudyEvaluation()
+    budget: StudyBudget = StudyBudget()
+    confounds: list[str] = []
+    """Sentences that the report shows beside the result (share is confounded with depth)."""

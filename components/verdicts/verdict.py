@@ -1,0 +1,117 @@
+"""What `decide` takes and gives. A verdict holds every number it rests on, so that it can be recomputed from its JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from podium.trainer.config import Section
+from podium.trainer.result import Status
+
+
+class VariantRef(Section):
+    """A variant as a stage runs it: declared in the study, or made by a verdict."""
+
+    name: str
+    overrides: dict[str, Any] = {}
+    """Dotted field → value, over the base config."""
+    description: str = ""
+    axis_values: dict[str, Any] = {}
+    """Axis → its value in this variant, the baseline's where the variant leaves it alone."""
+
+
+class TrialOutcome(Section):
+    """What a verdict needs of one trial."""
+
+    variant: str
+    seed: int
+    fingerprint: str
+    status: Status
+    value: float | None
+    """The metric; None where the trial has none (killed, broken, diverged)."""
+    final_val_loss: float | None = None
+    tokens: int = 0
+    device: str | None = None
+    tokenizer: str | None = None
+    """Fingerprint of the dataset: perplexities are compared only where it is the same."""
+    cost_usd: float | None = None
+    reused_from: str | None = None
+    """The run whose result was taken, where it was not trained in this one."""
+
+
+class StageResults(Section):
+    """A stage as it stands: who takes part, and what is known of their trials."""
+
+    stage: str
+    variants: list[VariantRef]
+    seeds: list[int]
+    outcomes: list[TrialOutcome]
+    """One for each trial that has a result; a trial without one is missing."""
+    spent_usd: float = 0.0
+    """Money spent by all stages so far."""
+    previous: list[Verdict] = []
+    """The verdicts of the stages before, in order."""
+
+
+class ArmSummary(Section):
+    """A variant in a verdict's ranking."""
+
+    variant: str
+    rank: int | None
+    """1 is best; None for an arm that can't be ranked, with `why`."""
+    n: int
+    mean: float | None
+    sd: float | None
+    """Sample standard deviation over seeds; None for fewer than two."""
+    values: dict[str, float | None]
+    """Seed → value, None where it is missing."""
+    statuses: dict[str, str]
+    """Seed → status."""
+    difference: float | None = None
+    """Mean minus the baseline's: below 0 is better."""
+    interval: tuple[float, float] | None = None
+    """Two-sided 1 - 2·alpha interval of the difference, by pooled variance."""
+    p: float | None = None
+    """One-sided p of being better than the baseline."""
+    why: str = ""
+
+
+class Verdict(Section):
+    """A stage's decision, the numbers it rests on, and what was not chosen."""
+
+    format_version: int = 1
+    stage: str
+    policy: str
+    parameters: dict[str, Any]
+    """The policy as declared."""
+    decision: Literal["promote", "stop", "await"]
+    reason: str
+    """One sentence that a reader can act on."""
+    promoted: list[VariantRef] = []
+    """Who goes on, best first; the next stage's variants."""
+    winner: str | None = None
+    proven: bool = False
+    claim: Literal["proven", "candidate", "exploratory", "none"] = "none"
+    metric: str
+    ranking: list[ArmSummary] = []
+    test: dict[str, Any] = {}
+    """Name, statistic, degrees of freedom, p, alpha, pooled SD and the like, as the policy computed them."""
+    not_chosen: dict[str, str] = {}
+    """Variant → why not."""
+    tops: dict[str, str] = {}
+    """Axis → variant of its best value (top_per_axis)."""
+    counts: dict[str, int] = {}
+    """Trials by status, missing ones included."""
+    notes: list[str] = []
+    results: StageResults | None = None
+    """The inputs: enough to recompute everything above."""
+
+
+class MoreTrials(Section):
+    """Not yet: run these first. The answer and its inputs are a ledger entry."""
+
+    reason: str
+    variants: list[VariantRef] = []
+    seeds: list[int] = []
+
+
+StageResults.model_rebuild()
