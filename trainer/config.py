@@ -120,7 +120,8 @@ class BatchConfig(Section):
         micro = self.micro_batch or share
         if rest or micro == 0 or share % micro:
             raise ConfigError(
-                f"batch.sequences: must divide by devices × micro_batch, got {self.sequences} / ({world_size} × {micro})"
+                "batch.sequences: must divide by devices × micro_batch, "
+                f"got {self.sequences} / ({world_size} × {micro})"
             )
         return share // micro
 

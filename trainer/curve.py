@@ -32,11 +32,7 @@ Curve = Sequence[Point]
 
 def read_lines(text: str) -> list[dict[str, float | int | None]]:
     """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = []
-    for line in text.split("\n")[:-1]:
-        if line.strip():
-            lines.append(json.loads(line))
-    return lines
+    return [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
 
 
 def curve_of(lines: Iterable[dict[str, float | int | None]]) -> list[Point]:

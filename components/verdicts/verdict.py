@@ -1,4 +1,4 @@
-"""What `decide` takes and gives. A verdict holds every number it rests on, so that it can be recomputed from its JSON."""
+"""What `decide` takes and gives: a verdict holds every number it rests on and can be recomputed from its JSON."""
 
 from __future__ import annotations
 
