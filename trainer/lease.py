@@ -26,7 +26,7 @@ from podium.trainer.process import is_alive, own_identity
 from podium.trainer.storage import Storage, open_storage, split_uri, to_json
 
 TOKEN_VARIABLE = "PODIUM_LEASE_TOKEN"  # noqa: S105  a name, not a secret
-"""Where a holder leaves its token for the processes it starts. Never read here: only who means to share passes it on."""
+"""Where a holder leaves its token for the processes it starts. Not read here: only who means to share passes it on."""
 FILE_INTERVAL, S3_INTERVAL = 2.0, 10.0
 """Seconds between two beats: on S3 every beat is two paid requests."""
 
