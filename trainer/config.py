@@ -170,6 +170,8 @@ class KillCriterion(Section):
             raise ValueError("give either threshold, or sigmas and sigma together")
         if scaled and self.metric != "loss":
             raise ValueError(f"sigmas scale a threshold in nats, so metric must be 'loss', got {self.metric!r}")
+        if self.metric == "gradient_norm" and self.limit <= 1:
+            raise ValueError(f"a gradient_norm threshold is a ratio to the reference and must be > 1, got {self.limit}")
         return self
 
 
