@@ -8,7 +8,7 @@ from podium.trainer.config import KillCriterion, KillRule, StopRules, TrainConfi
 from podium.trainer.errors import Problem
 
 SEED_NOISE = 0.0013
-"""Standard deviation over seeds of a final loss in nats, as measured for a 124M GPT on FineWeb (modded-nanogpt, track 1).
+"""Standard deviation over seeds of a final loss in nats, measured for a 124M GPT on FineWeb (modded-nanogpt, track 1).
 A yardstick where a study has no measurement of its own."""
 
 _EXAMPLE_PERPLEXITIES = (1000.0, 300.0, 100.0, 30.0)
