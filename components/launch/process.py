@@ -1,0 +1,195 @@
+"""Tasks as child processes of this one: a trial per free GPU, or `parallel` trials on a CPU."""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from podium.components.launch import child, ranks
+from podium.components.launch.launcher import Ended, Task
+from podium.trainer.errors import NotFoundError, StorageError, UserError
+from podium.trainer.storage import Storage
+
+TAIL_LINES = 20
+LOG_INTERVAL_SECONDS = 30.0
+"""How often a log that is not in a file system is put to the store."""
+
+
+@dataclass
+class _Running:
+    task: Task
+    process: subprocess.Popen[bytes]
+    gpus: list[str]
+    log: Path
+    started: float
+    deadline: float | None = None
+    """When it is ended if it still runs; None while nobody asked it to stop."""
+
+
+class ProcessLauncher:
+    """Starts tasks as children that die with this process. Use it from the main thread (see `child`)."""
+
+    def __init__(self, storage: Storage, *, slots: int, gpus: Sequence[str] = ()) -> None:
+        """`storage` is the run's, for the logs; `gpus` are the ids that CUDA_VISIBLE_DEVICES takes."""
+        self.slots = slots
+        self._storage = storage
+        self._free = list(gpus)
+        self._running: dict[str, _Running] = {}
+        self._over: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._scratch: tempfile.TemporaryDirectory[str] | None = None
+        self._logs_put = time.monotonic()
+
+    def start(self, task: Task) -> None:
+        """See Launcher. Raises ValueError for more tasks than slots or devices: our own mistake."""
+        if threading.current_thread() is not threading.main_thread():
+            raise RuntimeError("tasks die with the thread that started them, so only the main one may start them")
+        if task.name in self._running or len(self._running) >= self.slots or task.devices > len(self._free):
+            raise ValueError(f"no room for {task.name}: {len(self._running)} of {self.slots} slots are taken")
+        gpus, self._free = self._free[: task.devices], self._free[task.devices :]
+        log = self._open_log(task.log)
+        argv = task.argv if task.devices < 2 else [sys.executable, ranks.__file__, str(task.devices), *task.argv]
+        # A trial on a CPU must not see a GPU: `device: auto` would take it.
+        env = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus), **task.env}
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
+        self._running[task.name] = _Running(task, process, gpus, log, time.monotonic())
+        threading.Thread(target=self._wait, args=(task.name, process), daemon=True).start()
+
+    def poll(self, timeout_seconds: float) -> list[Ended]:
+        """See Launcher."""
+        deadline = time.monotonic() + timeout_seconds
+        ended: list[Ended] = []
+        while True:
+            self._end_overdue()
+            now = time.monotonic()
+            wait = 0.0 if ended else max(0.0, min([deadline, *self._deadlines()]) - now)
+            try:
+                ended.append(self._finish(self._over.get(timeout=wait) if wait else self._over.get_nowait()))
+            except queue.Empty:
+                if ended or time.monotonic() >= deadline:
+                    break
+        if time.monotonic() - self._logs_put > LOG_INTERVAL_SECONDS:
+            self._logs_put = time.monotonic()
+            for entry in self._running.values():
+                self._put_log(entry)
+        return ended
+
+    def running(self) -> dict[str, float]:
+        """See Launcher."""
+        now = time.monotonic()
+        return {name: now - entry.started for name, entry in self._running.items()}
+
+    def stop(self, names: list[str] | None = None, *, grace_seconds: float = 30.0) -> None:
+        """See Launcher."""
+        for name, entry in self._running.items():
+            if (names is None or name in names) and entry.deadline is None:
+                entry.deadline = time.monotonic() + grace_seconds
+                entry.process.send_signal(signal.SIGTERM)
+
+    def close(self) -> None:
+        """See Launcher."""
+        self.stop()
+        while self._running:
+            self.poll(1.0)
+        if self._scratch is not None:
+            self._scratch.cleanup()
+            self._scratch = None
+
+    def _wait(self, name: str, process: subprocess.Popen[bytes]) -> None:
+        process.wait()
+        self._over.put(name)
+
+    def _deadlines(self) -> list[float]:
+        return [entry.deadline for entry in self._running.values() if entry.deadline is not None]
+
+    def _end_overdue(self) -> None:
+        for entry in self._running.values():
+            if entry.deadline is not None and time.monotonic() >= entry.deadline:
+                entry.process.kill()
+                entry.deadline = time.monotonic() + 5.0
+
+    def _finish(self, name: str) -> Ended:
+        entry = self._running.pop(name)
+        self._free += entry.gpus
+        self._put_log(entry)
+        seconds = time.monotonic() - entry.started
+        return Ended(entry.task, entry.process.returncode, seconds, read_tail(entry.log))
+
+    def _open_log(self, key: str) -> Path:
+        """The local file behind a log. A store that is not a file system gets a copy of it, over all attempts."""
+        path = self._storage.local_path(key)
+        if path is None:
+            if self._scratch is None:
+                self._scratch = tempfile.TemporaryDirectory(prefix="podium-logs-")
+            path = Path(self._scratch.name) / key
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(NotFoundError):
+                    self._storage.download(key, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _put_log(self, entry: _Running) -> None:
+        # A log is worth no trial: a store that is away gets it with the next put.
+        if self._storage.local_path(entry.task.log) is None:
+            with suppress(StorageError):
+                self._storage.upload(entry.log, entry.task.log)
+
+
+def open_process_launcher(storage: Storage, *, parallel: int, devices_per_task: int) -> ProcessLauncher:
+    """A launcher with `parallel` slots, fewer where the GPUs of this machine serve fewer tasks.
+
+    Raises UserError where they don't serve a single one.
+    """
+    if devices_per_task == 0:
+        return ProcessLauncher(storage, slots=parallel)
+    gpus = visible_gpus()
+    slots = min(parallel, len(gpus) // devices_per_task)
+    if slots == 0:
+        raise UserError(
+            f"a trial takes {devices_per_task} GPU{'s' if devices_per_task > 1 else ''}, and this machine shows "
+            f"{len(gpus)}: run it where there are more, or with --gpus 0 on the CPU"
+        )
+    return ProcessLauncher(storage, slots=slots, gpus=gpus)
+
+
+def visible_gpus() -> list[str]:
+    """The ids of the GPUs that this process may use, without importing torch; none where there is no driver."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is not None:
+        return [part.strip() for part in given.split(",") if part.strip()]
+    try:
+        asked = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return []
+    return asked.stdout.split()
+
+
+def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a log, read from its end; a log that was never written has none."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(0, size - (1 << 16)))
+            return file.read().decode(errors="replace").splitlines()[-lines:]
+    except FileNotFoundError:
+        return []

@@ -1,0 +1,71 @@
+"""One trial over several devices of one machine: a process each, `ranks.py COUNT ARGV…`.
+
+It sets what torchrun sets (RANK, LOCAL_RANK, WORLD_SIZE, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT) and does what
+torchrun does not: it passes a rank's exit code on (torchrun ends with 1 whatever it was, and 75 and 2 mean something to
+the conductor), its ranks die with it, and it needs no import of torch. The loss of one rank ends all of them: the
+others would wait for it for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+GRACE_SECONDS = 20.0
+"""Time for the other ranks to save after one has ended on its own."""
+
+
+def main() -> None:
+    """Run the ranks; exit with the first code that is not 0."""
+    count, *argv = sys.argv[1:]
+    sys.exit(run_ranks(int(count), argv))
+
+
+def run_ranks(count: int, argv: list[str]) -> int:
+    """Start `count` ranks of argv and wait for them. Returns the first exit code that is not 0, else 0."""
+    child = Path(__file__).with_name("child.py")
+    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
+    shared["MASTER_PORT"] = str(_free_port())
+    ranks: list[subprocess.Popen[bytes]] = []
+    for rank in range(count):
+        env = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        ranks.append(subprocess.Popen([sys.executable, "-I", "-S", str(child), str(os.getpid()), *argv], env=env))
+    # Each rank is told to save: a signal that reached only this process would leave the ranks training.
+    signal.signal(signal.SIGTERM, lambda *_: _signal_all(ranks, signal.SIGTERM))
+
+    codes: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for rank_process in ranks:
+        threading.Thread(target=lambda process=rank_process: codes.put(process.wait()), daemon=True).start()
+    first = 0
+    for _ in ranks:
+        code = codes.get()
+        if code != 0 and first == 0:
+            first = code
+            _signal_all(ranks, signal.SIGTERM)
+            timer = threading.Timer(GRACE_SECONDS, _signal_all, (ranks, signal.SIGKILL))
+            timer.daemon = True
+            timer.start()
+    # A rank that a signal ended: as a shell reports it, since an exit code can't be negative.
+    return first if first >= 0 else 128 - first
+
+
+def _signal_all(ranks: list[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+    for rank in ranks:
+        rank.send_signal(number)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+if __name__ == "__main__":
+    main()
