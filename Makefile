@@ -1,0 +1,69 @@
+# Podium's commands. `make` alone lists them. Everything runs in .venv of this checkout.
+
+PYTHON  ?= python3
+STORE   ?= runs
+PROFILE ?= full
+DATA    ?=
+
+VENV    := .venv
+READY   := $(VENV)/.ready
+PODIUM  := $(VENV)/bin/podium
+SWEEP   := $(PODIUM) run param-allocation --profile $(PROFILE) --store $(STORE) $(if $(DATA),--data $(DATA)) --stages ranking
+PYTEST  := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test smoke lint lock data train-embedding-sweep train-glu-sweep aggregate plots reports clean
+
+help: ## List the commands
+	@echo "make COMMAND [STORE=runs] [PROFILE=full|smoke] [DATA=builtin|wikitext-2|PATH|s3://…] [PYTHON=python3]"
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | awk -F '\t' '{printf "  %-24s%s\n", $$1, $$2}'
+
+setup: $(READY) ## Make .venv with exactly what the lock says, and .venv/bin/podium
+
+$(READY): locks/requirements.txt locks/uv.txt locks/install.py pyproject.toml
+	@command -v $(PYTHON) > /dev/null || { echo "setup: no $(PYTHON) here: install Python 3.11 to 3.13, or name it: make setup PYTHON=…" >&2; exit 1; }
+	@echo "setup: installing the lock into $(VENV)"
+	@$(PYTHON) locks/install.py $(VENV)
+	@touch $@
+
+demo: setup ## The smoke study from data to registered champion, in runs/demo (about 4 minutes on 2 cores)
+	$(PODIUM) run param-allocation --profile smoke --store runs/demo
+
+test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 cores)
+	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster"
+
+smoke: setup ## Whole smoke studies and crash runs (under 25 minutes on 2 cores)
+	$(PYTEST) -m slow
+
+lint: setup ## ruff, mypy --strict and the import layers
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+lock: setup ## Resolve pyproject.toml and locks/pins.in anew into locks/requirements.txt
+	cd locks && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
+		--extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
+		../pyproject.toml pins.in --output-file requirements.txt
+
+data: setup ## Prepare the study's data in STORE: corpus, tokenizer, shards
+	$(PODIUM) run param-allocation --profile $(PROFILE) --store $(STORE) $(if $(DATA),--data $(DATA)) --stages data
+
+train-embedding-sweep: setup ## Train the ranking's embedding axis (25, 35, 45 %)
+	$(SWEEP) --axis embedding || [ $$? -eq 5 ]
+
+train-glu-sweep: setup ## Train the ranking's GLU axis (2.0, 2.66, 3.0, 4.0 ×)
+	$(SWEEP) --axis glu || [ $$? -eq 5 ]
+
+aggregate: setup ## One CSV table of all trials of all runs in STORE
+	$(PODIUM) export $(STORE) --layout table --to $(STORE)
+
+plots: reports ## Draw the figures of every run in STORE anew
+
+reports: setup ## Build the report of every run in STORE anew
+	$(PODIUM) report $(STORE) --all
+
+clean: ## Remove caches and build folders; runs/ and .venv stay
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache *.egg-info src/*.egg-info
+	find trainer components pipelines tests -name __pycache__ -type d -prune -exec rm -rf {} +
