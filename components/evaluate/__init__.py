@@ -1,0 +1,1 @@
+"""The step after the last verdict: every finalist measured with the device to itself."""

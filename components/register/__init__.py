@@ -1,0 +1,1 @@
+"""The step that registers the winner's model, with its lineage."""

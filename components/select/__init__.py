@@ -1,0 +1,1 @@
+"""The step after each stage: its verdict."""

@@ -1,0 +1,96 @@
+"""What every step does around its work: it ends when the pipeline that started it ends, and it fails in words.
+
+On this machine kfp.local starts a step through a shell that outlives a killed parent, so PDEATHSIG alone would leave
+the step (and its trials) running. The pipeline's process names itself in `PODIUM_PIPELINE_PID`; a step watches it.
+Under Kubeflow neither variable is set and a step's life is its pod's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from podium.trainer.errors import StorageError, UserError
+
+PIPELINE_PID = "PODIUM_PIPELINE_PID"
+"""Environment: process id of the local pipeline that a step belongs to."""
+FAILURE_FILE = "PODIUM_FAILURE_FILE"
+"""Environment: where a step that fails leaves why, for whoever started the pipeline."""
+
+USER_ERROR = 2
+"""Exit code of a step that refuses its input; as for the command line."""
+
+Kind = Literal["user", "storage", "crash"]
+
+
+@contextmanager
+def step_process(name: str) -> Iterator[None]:
+    """Run a step's work: tied to the local pipeline's life, and a user's or the store's error told without traceback.
+
+    Raises SystemExit with 2 for a UserError and 1 for a StorageError; anything else, a bug, goes up as it is.
+    """
+    pid = os.environ.get(PIPELINE_PID)
+    if pid:
+        end_with(int(pid))
+    try:
+        yield
+    except UserError as error:
+        _report(name, "user", error.message)
+        raise SystemExit(USER_ERROR) from None
+    except StorageError as error:
+        _report(name, "storage", str(error))
+        raise SystemExit(1) from None
+    except Exception as error:
+        _report(name, "crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)
+        raise
+
+
+def end_with(pid: int) -> None:
+    """Kill this process with SIGKILL as soon as process `pid` is gone, now included; watched by a daemon thread.
+
+    SIGKILL, because whoever killed the other process uncleanly expects nothing to be written after it.
+    """
+    wait = _wait_by_descriptor(pid) if sys.platform == "linux" else lambda: _wait_by_polling(pid)
+
+    def kill_when_gone() -> None:
+        wait()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=kill_when_gone, daemon=True, name=f"ends-with-{pid}").start()
+
+
+def _wait_by_descriptor(pid: int) -> Callable[[], object]:
+    # The descriptor is taken before the thread starts: a process that dies meanwhile is still the one meant.
+    poll = select.poll()
+    try:
+        poll.register(os.pidfd_open(pid), select.POLLIN)  # readable once the process has ended
+    except ProcessLookupError:
+        return lambda: None
+    return poll.poll
+
+
+def _wait_by_polling(pid: int) -> None:
+    while True:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.5)
+
+
+def _report(name: str, kind: Kind, message: str, *, shown: bool = True) -> None:
+    if shown:
+        print(f"{name}: {message}", file=sys.stderr, flush=True)
+    path = os.environ.get(FAILURE_FILE)
+    if path:
+        Path(path).write_text(json.dumps({"step": name, "kind": kind, "message": message}), encoding="utf-8")
