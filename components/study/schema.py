@@ -22,7 +22,7 @@ NAME = r"^[a-z0-9][a-z0-9._-]*$"
 class StudyData(Section):
     """The corpus and its tokenizer. `data.vocab_size` and `data.corpus.*` can be axes like any config field."""
 
-    corpus: CorpusConfig = CorpusConfig()
+    corpus: CorpusConfig = CorpusConfig(source="builtin")
     vocab_size: Count = Field(gt=256, le=65536)
     """Vocabulary of the byte-level BPE, and rows of the model's embedding."""
 

@@ -1,0 +1,169 @@
+"""What the schema can't see: contradictions between the parts of a study."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+
+from podium.components.study.cost import stage_cost
+from podium.components.study.design import experiments, variants
+from podium.components.study.fingerprint import canonical_hash
+from podium.components.study.schema import NAME, Study
+from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.verdicts.verdict import VariantRef
+from podium.trainer.config import TrainConfig
+from podium.trainer.errors import ConfigError, Problem
+from podium.trainer.stopping import impossible_rules
+from podium.trainer.units import format_usd
+
+LONGEST_NAME = 60
+
+
+def check_study(study: Study) -> list[Problem]:
+    """Every contradiction in a study whose fields and values are all valid by themselves."""
+    problems = [*_names(study), *_design(study), *_seeds(study), *_baseline(study)]
+    if problems:
+        return problems  # the rest would stumble over the same things
+    return [*_configs(study), *_budget(study)]
+
+
+def _names(study: Study) -> Iterator[Problem]:
+    named = [
+        *((f"stages.{name}", name) for name in study.stages),
+        *((f"axes.{name}", name) for name in study.axes),
+        *((f"variants.{name}", name) for name in study.variants),
+        *((f"axes.{axis}.names.{i}", n) for axis, a in study.axes.items() for i, n in enumerate(a.names or [])),
+        ("baseline.variant", study.baseline.variant),
+    ]
+    for where, name in named:
+        if not re.match(NAME, name) or len(name) > LONGEST_NAME:
+            yield Problem(
+                where,
+                f"a name becomes a folder: lower-case letters, digits, '.', '_' and '-', first a letter or digit, "
+                f"at most {LONGEST_NAME}, got {name!r}",
+            )
+
+
+def _design(study: Study) -> Iterator[Problem]:
+    if study.design == "list" and study.axes:
+        yield Problem("design", "must be 'one_at_a_time' or 'grid' to use the axes, got 'list'")
+    if study.design != "list" and not study.axes:
+        yield Problem("design", f"must be 'list' where there are no axes, got {study.design!r}")
+    for index, (name, stage) in enumerate(study.stages.items()):
+        if stage.promotion.policy != "top_per_axis":
+            continue
+        where = f"stages.{name}.promotion.policy"
+        if not study.axes or study.design != "one_at_a_time":
+            yield Problem(where, "top_per_axis needs axes and design: one_at_a_time")
+        elif index:
+            yield Problem(where, "top_per_axis ranks the design's variants, so it can only be the first stage's")
+    for name, axis in study.axes.items():
+        doubled = [value for index, value in enumerate(axis.values) if value in axis.values[:index]]
+        if doubled:
+            yield Problem(f"axes.{name}.values", f"must be different, got {doubled[0]!r} twice")
+    if study.axes and not any(row.variant == study.baseline.variant for row in experiments(study)):
+        return
+    counts = Counter(variant.name for variant in variants(study))
+    for name, count in counts.items():
+        if count > 1:
+            yield Problem("variants", f"{count} variants have the name {name!r}; give the axis names of its own")
+
+
+def _seeds(study: Study) -> Iterator[Problem]:
+    seen: dict[int, str] = {}
+    for name, stage in study.stages.items():
+        seeds = stage_seeds(study, name)
+        reused = sorted(seed for seed in seeds if seed in seen)
+        if stage.proof and reused:
+            stages = ", ".join(sorted({seen[seed] for seed in reused}))
+            yield Problem(
+                f"stages.{name}.seeds",
+                f"a proof needs fresh seeds, got {', '.join(map(str, reused))}, which chose the candidates in {stages}",
+            )
+        if any(seed < 0 for seed in seeds):
+            yield Problem(f"stages.{name}.seeds", f"must be 0 or more, got {min(seeds)}")
+        if stage.min_seeds > len(seeds):
+            yield Problem(f"stages.{name}.min_seeds", f"must be at most the {len(seeds)} seeds, got {stage.min_seeds}")
+        seen |= dict.fromkeys(seeds, name)
+
+
+def _baseline(study: Study) -> Iterator[Problem]:
+    for name in study.baseline.recorded:
+        if name not in study.stages:
+            yield Problem(f"baseline.recorded.{name}", f"must be a stage ({', '.join(study.stages)}), got {name!r}")
+
+
+def _configs(study: Study) -> Iterator[Problem]:
+    refs = variants(study)
+    try:
+        prepared = {ref.name: dataset_config(study, ref) for ref in refs}
+    except ConfigError as error:
+        yield from error.problems
+        return
+    tokenizers = len({repr(config) for config in prepared.values()})
+    failed: set[str] = set()
+    for index, stage in enumerate(study.stages):
+        if tokenizers > 1:
+            yield from _incomparable(study, stage)
+        configs: list[tuple[VariantRef, TrainConfig]] = []
+        rules: set[str] = set()
+        for ref in refs:
+            try:
+                config = variant_config(study, stage, ref)
+            except ConfigError as error:
+                if ref.name not in failed:
+                    yield from error.problems
+                failed.add(ref.name)
+                if ref.name == study.baseline.variant:
+                    break  # the base config itself: every other variant would say the same
+                continue
+            configs.append((ref, config))
+            key = repr((config.steps, config.tokens_per_step, config.evaluation, config.checkpoint, config.stop))
+            if key not in rules:
+                rules.add(key)
+                yield from (_placed(problem, study, stage, ref) for problem in impossible_rules(config))
+        if index == 0:
+            yield from _identical([(ref, config, repr(prepared[ref.name])) for ref, config in configs])
+
+
+def _incomparable(study: Study, stage: str) -> Iterator[Problem]:
+    declared = study.stages[stage]
+    metric = declared.promotion.metric
+    if metric != "final_bits_per_byte" and declared.promotion.policy != "always":
+        yield Problem(
+            f"stages.{stage}.promotion.metric",
+            f"must be 'final_bits_per_byte': the variants have different tokenizers or texts, so losses and "
+            f"perplexities a token can't be compared, got {metric!r}",
+        )
+    if declared.stop.kill and any(c.metric in ("perplexity", "loss") for c in declared.stop.kill.criteria):
+        yield Problem(
+            f"stages.{stage}.stop.kill",
+            "compares losses a token with the baseline's, which has another tokenizer or text than some variants; "
+            "leave it out (null)",
+        )
+
+
+def _identical(configs: list[tuple[VariantRef, TrainConfig, str]]) -> Iterator[Problem]:
+    seen: dict[str, str] = {}
+    for ref, config, data in configs:
+        # the kill rule, which only the baseline lacks, makes no difference between two variants
+        stop = config.stop.model_copy(update={"kill": None})
+        key = canonical_hash([config.model_copy(update={"stop": stop}), data])
+        if key in seen:
+            yield Problem(f"variants.{ref.name}", f"is the same training as {seen[key]!r}: it changes nothing")
+        seen.setdefault(key, ref.name)
+
+
+def _placed(problem: Problem, study: Study, stage: str, ref: VariantRef) -> Problem:
+    part = f"stages.{stage}." if problem.where.startswith("stop") else "config."
+    whose = f"stage {stage}" if ref.name == study.baseline.variant else f"variant {ref.name}, stage {stage}"
+    return Problem(f"{part}{problem.where}", f"{problem.what} ({whose})")
+
+
+def _budget(study: Study) -> Iterator[Problem]:
+    limit = study.budget.usd
+    first = next(iter(study.stages))
+    usd = stage_cost(study, first, len(variants(study))).usd
+    if limit is not None and usd is not None and usd > limit:
+        yield Problem("budget.usd", f"the first stage, {first}, costs {format_usd(usd)} alone, got {format_usd(limit)}")

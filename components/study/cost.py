@@ -1,0 +1,61 @@
+"""What a study costs: expected device-hours and dollars of a stage, from the prices it declares."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from podium.components.study.schema import Price, Study
+from podium.components.study.trials import stage_seeds
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Trials, device-hours and dollars. None where the study declares nothing to compute it from."""
+
+    trials: int
+    gpu_hours: float | None
+    """Hours × GPUs; 0 for trials on a CPU."""
+    usd: float | None
+    hours: float | None
+    """Wall-clock hours with the stage's trials in parallel."""
+
+
+def run_usd(price: Price, devices: int) -> float | None:
+    """Expected dollars of one run on this many devices; 0 where the study names no price at all."""
+    if price.usd_per_run is not None:
+        return price.usd_per_run
+    if price.usd_per_gpu_hour is None:
+        return 0.0
+    if price.minutes_per_run is None:
+        return None
+    return price.usd_per_gpu_hour * devices * price.minutes_per_run / 60
+
+
+def usd_of_seconds(price: Price, device_seconds: float) -> float | None:
+    """Dollars of device-seconds held. A price per run is charged by `run_usd`, whatever the time."""
+    if price.usd_per_run is not None:
+        return None
+    return (price.usd_per_gpu_hour or 0.0) * device_seconds / 3600
+
+
+def stage_cost(study: Study, stage: str, arms: int, *, seeds: int | None = None) -> Cost:
+    """Expected cost of a stage with this many variants, each with the stage's seeds."""
+    declared = study.stages[stage]
+    trials = arms * (len(stage_seeds(study, stage)) if seeds is None else seeds)
+    gpus = declared.resources.gpus_per_trial
+    each = run_usd(declared.price, max(gpus, 1))
+    minutes = declared.price.minutes_per_run
+    rounds = -(-trials // declared.resources.parallel)
+    return Cost(
+        trials=trials,
+        gpu_hours=0.0 if gpus == 0 else None if minutes is None else trials * gpus * minutes / 60,
+        usd=None if each is None else round(trials * each, 6),
+        hours=None if minutes is None else rounds * minutes / 60,
+    )
+
+
+def total(values: Iterable[float | None]) -> float | None:
+    """The sum, None if a part is unknown: a missing figure is never a zero."""
+    known = list(values)
+    return None if any(value is None for value in known) else round(sum(value for value in known if value), 6)

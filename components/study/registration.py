@@ -1,0 +1,189 @@
+"""The pre-registration: `study.yaml` of a run, written once before its first trial, and how runs are found."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import podium
+from podium.components.study import layout
+from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
+from podium.components.study.load import dump_study
+from podium.components.study.schema import Study
+from podium.components.study.trials import datasets
+from podium.components.study.yaml_text import dump_yaml, parse_yaml
+from podium.trainer.config import RunSpec
+from podium.trainer.data.prepare import PrepareConfig, data_fingerprint
+from podium.trainer.errors import NotFoundError, Problem, StorageError, UserError
+from podium.trainer.storage import Storage, join_uri, normalise_uri, open_storage
+
+if TYPE_CHECKING:
+    from podium.components.study.run import Trial
+
+LATEST = "latest.json"
+"""Which run of a store was started last; beside the runs' folders, so that no clock need be compared."""
+
+
+@dataclass(frozen=True)
+class Registered:
+    """What `study.yaml` of a run says."""
+
+    run_id: str
+    study: Study
+    study_hash: str
+    sha256: str
+    """Of the resolved study's text."""
+    datasets: Mapping[str, str]
+    """Key of a dataset's config → its fingerprint."""
+    trainer: str
+    """Digest of the trainer's sources when the run was made."""
+    submitted: str
+    podium: str
+
+
+def prepared_key(config: PrepareConfig) -> str:
+    """A short name for a dataset's config; workers are no part of it."""
+    return canonical_hash(config.model_dump(mode="json", exclude={"workers"}), 12)
+
+
+def register_run(store_uri: str, study: Study, submitted: str, *, new: bool) -> Registered:
+    """Find the study's run in the store or register one, and note it as the store's latest.
+
+    Raises UserError for a store or a corpus that can't serve, before anything is written.
+    """
+    store = open_storage(store_uri)
+    distinct = {prepared_key(config): config for config in datasets(study).values()}
+    fingerprints = {key: data_fingerprint(config) for key, config in distinct.items()}
+    store.probe()
+    again = 0
+    identity = run_id(study, fingerprints.values())
+    while store.exists(f"{layout.run_key(following := _following(study, fingerprints, again))}/{layout.STUDY}"):
+        again += 1
+        identity = following
+    if new and store.exists(f"{layout.run_key(identity)}/{layout.STUDY}"):
+        identity = _following(study, fingerprints, again)
+    text = dump_study(study)
+    record = {
+        "format_version": 1,
+        "run_id": identity,
+        "study_hash": study_hash(study),
+        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "podium": podium.__version__,
+        "trainer": trainer_digest(),
+        "created": round(time.time(), 3),
+        "datasets": fingerprints,
+        "study": study.model_dump(mode="json"),
+        "submitted": submitted,
+    }
+    store.create(f"{layout.run_key(identity)}/{layout.STUDY}", dump_yaml(record).encode())
+    return read_registered(store, identity)
+
+
+def note_latest(store: Storage, identity: str) -> None:
+    """Remember which run of the store was started last."""
+    store.write_json(f"{layout.RUNS}/{LATEST}", {"run_id": identity})
+
+
+def read_registered(store: Storage, identity: str) -> Registered:
+    """What `study.yaml` of a run says. Raises UserError where there is none, StorageError where it was changed."""
+    key = f"{layout.run_key(identity)}/{layout.STUDY}"
+    try:
+        data = parse_yaml(store.read_text(key), key)
+    except NotFoundError:
+        raise UserError(f"no run {identity!r} in {store.uri}") from None
+    study = Study.model_validate(data["study"])
+    if hashlib.sha256(dump_study(study).encode()).hexdigest() != data["sha256"]:
+        raise StorageError(f"{join_uri(store.uri, key)}: was changed after the run began; its sha256 does not match")
+    return Registered(
+        run_id=data["run_id"],
+        study=study,
+        study_hash=data["study_hash"],
+        sha256=data["sha256"],
+        datasets=data["datasets"],
+        trainer=data["trainer"],
+        submitted=data["submitted"],
+        podium=data["podium"],
+    )
+
+
+def find_run(store_uri: str, identity: str | None) -> tuple[str, str]:
+    """The store and the id of a run: by id, the store's latest, or a run's own folder. Raises UserError for none."""
+    uri = normalise_uri(store_uri)
+    parent, _, name = uri.rpartition("/")
+    if identity is None and parent.endswith(f"/{layout.RUNS}") and open_storage(uri).exists(layout.STUDY):
+        return parent.removesuffix(f"/{layout.RUNS}"), name
+    store = open_storage(uri)
+    if identity is not None:
+        if not store.exists(f"{layout.run_key(identity)}/{layout.STUDY}"):
+            known = run_ids(store)
+            raise UserError(f"no run {identity!r} in {uri}; it has: {', '.join(known) or 'none'}")
+        return uri, identity
+    try:
+        latest = str(store.read_json(f"{layout.RUNS}/{LATEST}")["run_id"])
+        if store.exists(f"{layout.run_key(latest)}/{layout.STUDY}"):
+            return uri, latest
+    except NotFoundError:
+        pass
+    ids = run_ids(store)
+    if not ids:
+        raise UserError(f"no run in {uri}: `podium run STUDY --store {store_uri}` makes one")
+    return uri, ids[-1]
+
+
+def run_ids(store: Storage) -> list[str]:
+    """Every run of a store, the one registered last at the end."""
+    found = []
+    for key in store.list(layout.RUNS):
+        parts = key.split("/")
+        if len(parts) == 3 and parts[2] == layout.STUDY:
+            created = parse_yaml(store.read_text(key), key)["created"]
+            found.append((created, parts[1]))
+    return [identity for _, identity in sorted(found)]
+
+
+def check_unchanged(storage: Storage, trials: Iterable[Trial], registered: Registered) -> None:
+    """Refuse a run of which a trial was made from something else than would be used now, naming what changed.
+
+    Raises UserError. Results of two recipes are never mixed in one ranking.
+    """
+    started = {key.removesuffix("/config.json") for key in storage.list("trials") if key.endswith("/config.json")}
+    problems = []
+    for trial in trials:
+        if trial.key.folder not in started:
+            continue
+        spec = RunSpec.model_validate_json(storage.read_bytes(f"{trial.key.folder}/config.json"))
+        if spec.fingerprint != trial.fingerprint:
+            problems.append(Problem(trial.key.name, _what_changed(spec, trial, registered)))
+    if problems:
+        shown = problems[:5] + ([Problem("", f"and {len(problems) - 5} more")] if len(problems) > 5 else [])
+        advice = Problem("", "--new makes another run beside this one; its results stay as they are")
+        raise UserError([*shown, advice], source=f"run {registered.run_id}")
+
+
+def _what_changed(spec: RunSpec, trial: Trial, registered: Registered) -> str:
+    before, now = _flat(canonical(spec.config)), _flat(canonical(trial.config))
+    fields = [name for name in sorted(before.keys() | now.keys()) if before.get(name) != now.get(name)]
+    if fields:
+        changes = ", ".join(f"{name} was {before.get(name)!r}, is {now.get(name)!r}" for name in fields[:5])
+        return f"its config changed: {changes}"
+    if spec.dataset.rpartition("/")[2] != trial.dataset_uri.rpartition("/")[2]:
+        return "its data changed"
+    if registered.trainer != trainer_digest():
+        return f"the trainer's sources changed (digest {registered.trainer}, now {trainer_digest()})"
+    return "what its kill rule compares with changed"
+
+
+def _following(study: Study, fingerprints: Mapping[str, str], again: int) -> str:
+    return run_id(study, fingerprints.values(), again=again)
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    found: dict[str, Any] = {}
+    for key, below in value.items():
+        found |= _flat(below, f"{prefix}.{key}" if prefix else key)
+    return found

@@ -1,0 +1,366 @@
+"""A run as everybody reads it: conductor, steps, report, status and CLI share this one model of the store.
+
+Reading is cheap and never waits; what is written here is written once (the pre-registration) or last (a verdict).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from podium.components.study import layout
+from podium.components.study.design import variants
+from podium.components.study.fingerprint import trial_fingerprint
+from podium.components.study.layout import TrialKey
+from podium.components.study.ledger import Ledger
+from podium.components.study.outcomes import outcome_of
+from podium.components.study.registration import (
+    Registered,
+    check_unchanged,
+    find_run,
+    note_latest,
+    prepared_key,
+    read_registered,
+    register_run,
+)
+from podium.components.study.schema import Study
+from podium.components.study.selection import Selection
+from podium.components.study.state import exit_code, run_state, status_of
+from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
+from podium.trainer.config import RunSpec, TrainConfig
+from podium.trainer.data.prepare import data_fingerprint
+from podium.trainer.errors import NotFoundError
+from podium.trainer.result import TrialResult
+from podium.trainer.storage import Storage, join_uri, open_storage
+
+__all__ = ["Run", "Trial", "exit_code"]
+
+_TAIL_BYTES = 4096
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a stage, as it is to be started."""
+
+    key: TrialKey
+    variant: VariantRef
+    seed: int
+    config: TrainConfig
+    fingerprint: str
+    dataset_uri: str
+    references: tuple[TrialKey, ...] = ()
+    """The baseline's trials that its kill rule compares with; empty for the baseline and without such a rule."""
+
+
+class Run:
+    """One execution of a study in a store."""
+
+    def __init__(self, store_uri: str, registered: Registered) -> None:
+        self.store_uri = store_uri
+        self.store: Storage = open_storage(store_uri)
+        self.id = registered.run_id
+        self.study: Study = registered.study
+        self.registered = registered
+        self.storage = self.store.child(layout.run_key(self.id))
+        self.ledger = Ledger(self.storage)
+        self._results: dict[TrialKey, tuple[str, TrialResult]] = {}
+        self._trials: dict[tuple[str, str], list[Trial]] = {}
+
+    @classmethod
+    def create(
+        cls,
+        store_uri: str,
+        study: Study,
+        profile: str | None = None,
+        selection: Selection | None = None,
+        submitted_text: str = "",
+        *,
+        new: bool = False,
+    ) -> Self:
+        """The run of this study in this store: the one that is there, or a new one; `new` always makes another.
+
+        Writes the pre-registration, `study.yaml`, and the ledger's first entry, once. Raises UserError for a store or a corpus that can't serve, and
+        where a trial of the run was made from another config, other data or other sources than would be used now.
+        """
+        registered = register_run(store_uri, study, submitted_text, new=new)
+        run = cls(store_uri, registered)
+        check_unchanged(run.storage, run.known_trials(), registered)
+        note_latest(run.store, run.id)
+        run.ledger.append(
+            "run_started",
+            run.id,
+            profile=profile or study.profile,
+            study_hash=registered.study_hash,
+            datasets=sorted(registered.datasets.values()),
+            selection=(selection or Selection()).to_json(),
+        )
+        return run
+
+    @classmethod
+    def open(cls, store_uri: str, run_id: str | None = None) -> Self:
+        """A run that is there: by id, or the one that was started last; or the URI of a run's own folder.
+
+        Raises UserError where there is none.
+        """
+        store_uri, run_id = find_run(store_uri, run_id)
+        return cls(store_uri, read_registered(open_storage(store_uri), run_id))
+
+    @cached_property
+    def uri(self) -> str:
+        """The run's folder."""
+        return join_uri(self.store_uri, layout.run_key(self.id))
+
+    # ---- data ----
+
+    def dataset_fingerprint(self, variant: VariantRef) -> str:
+        """Identity of the dataset that the variant is trained on."""
+        config = dataset_config(self.study, variant)
+        return self.registered.datasets.get(prepared_key(config)) or data_fingerprint(config)
+
+    def dataset_uri(self, variant: VariantRef) -> str:
+        """Folder of that dataset."""
+        return join_uri(self.store_uri, layout.data_key(self.dataset_fingerprint(variant)))
+
+    # ---- stages and trials ----
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages' names, in order."""
+        return list(self.study.stages)
+
+    def stage_variants(self, stage: str) -> list[VariantRef] | None:
+        """Who takes part in a stage: the design's variants, later those that the verdict before promoted.
+
+        None if that is not decided yet; empty if nothing was promoted.
+        """
+        index = self.stages.index(stage)
+        if index == 0:
+            return variants(self.study)
+        before = self.verdict(self.stages[index - 1])
+        if before is None or before.decision == "await":
+            return None
+        return before.promoted if before.decision == "promote" else []
+
+    def trials(self, stage: str, selection: Selection | None = None) -> list[Trial]:
+        """The trials of a stage, seed by seed, the baseline first; empty if it is not known who takes part.
+
+        A baseline with a recorded figure for the stage is not run. `selection` leaves out variants.
+        """
+        if selection is not None and selection.stages is not None and stage not in selection.stages:
+            return []
+        refs = self.stage_variants(stage)
+        if refs is None:
+            return []
+        memo = (stage, json.dumps([ref.name for ref in refs]))
+        if memo not in self._trials:
+            self._trials[memo] = list(self._make_trials(stage, refs))
+        made = self._trials[memo]
+        return made if selection is None else [trial for trial in made if self._selected(trial.variant, selection)]
+
+    def extra_trials(self, stage: str, refs: list[VariantRef], seeds: list[int]) -> list[Trial]:
+        """The trials that a `MoreTrials` answer asks for."""
+        return list(self._make_trials(stage, refs, seeds))
+
+    def known_trials(self) -> Iterator[Trial]:
+        """The trials of every stage whose variants are known."""
+        for stage in self.stages:
+            yield from self.trials(stage)
+
+    def run_spec(self, trial: Trial, *, watch: str | None = None) -> RunSpec:
+        """What the trainer is started with: `config.json` of the trial's folder."""
+        alone = len(stage_seeds(self.study, trial.key.stage)) == 1
+        return RunSpec(
+            config=trial.config,
+            dataset=trial.dataset_uri,
+            fingerprint=trial.fingerprint,
+            # with several seeds the conductor judges the arm's mean; the trainer would judge one seed
+            reference_curves=[join_uri(self.uri, key.folder) for key in trial.references] if alone else [],
+            watch=watch,
+            labels={
+                "study": self.study.name,
+                "run_id": self.id,
+                "stage": trial.key.stage,
+                "variant": trial.variant.name,
+                "seed": str(trial.seed),
+            },
+        )
+
+    # ---- results ----
+
+    def result(self, key: TrialKey) -> TrialResult | None:
+        """The trial's result, or None while it has none."""
+        name = f"{key.folder}/result.json"
+        try:
+            stamp = self.storage.stamp(name)
+            known = self._results.get(key)
+            if known is None or known[0] != stamp:
+                known = (stamp, TrialResult.model_validate_json(self.storage.read_bytes(name)))
+                self._results[key] = known
+        except NotFoundError:
+            return None
+        return known[1]
+
+    def outcome(self, trial: Trial, result: TrialResult) -> TrialOutcome:
+        """What a verdict needs of a result, by the stage's metric."""
+        reused = self.reused.get(trial.key.name)
+        metric = self.study.stages[trial.key.stage].promotion.metric
+        return outcome_of(trial.variant.name, result, metric, self.dataset_fingerprint(trial.variant), reused)
+
+    @property
+    def reused(self) -> dict[str, str]:
+        """Trial → the run whose result it took."""
+        return {entry.key: str(entry.data["run"]) for entry in self.ledger.entries("reuse")}
+
+    def results(self, stage: str, selection: Selection | None = None) -> StageResults:
+        """A stage as it stands."""
+        index = self.stages.index(stage)
+        trials = self.trials(stage, selection)
+        reused = self.reused
+        metric = self.study.stages[stage].promotion.metric
+        tokenizers = {
+            ref.name: self.dataset_fingerprint(ref) for ref in {t.variant.name: t.variant for t in trials}.values()
+        }
+        outcomes = []
+        for trial in trials:
+            result = self.result(trial.key)
+            if result is not None:
+                name = trial.variant.name
+                outcomes.append(outcome_of(name, result, metric, tokenizers[name], reused.get(trial.key.name)))
+        refs = self.stage_variants(stage) or []
+        return StageResults(
+            stage=stage,
+            variants=refs if selection is None else [ref for ref in refs if self._selected(ref, selection)],
+            seeds=stage_seeds(self.study, stage),
+            outcomes=outcomes,
+            spent_usd=self.spent_usd(),
+            previous=[verdict for name in self.stages[:index] if (verdict := self.verdict(name)) is not None],
+        )
+
+    def is_complete(self, stage: str) -> bool:
+        """Whether it is known who takes part in a stage and every one of its trials has a result."""
+        if self.stage_variants(stage) is None:
+            return False
+        return all(self.storage.exists(f"{trial.key.folder}/result.json") for trial in self.trials(stage))
+
+    def trial_progress(self, key: TrialKey) -> dict[str, Any] | None:
+        """The last line of the trial's metrics, read from the file's end where it is on this machine."""
+        name = f"{key.folder}/metrics.jsonl"
+        path = self.storage.local_path(name)
+        try:
+            if path is None:
+                text = self.storage.read_text(name)
+            else:
+                with path.open("rb") as file:
+                    file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
+                    text = file.read().decode(errors="replace")
+        except (NotFoundError, FileNotFoundError):
+            return None
+        whole = text.split("\n")[:-1]  # a line that is being written has no end yet
+        if not whole or not whole[-1].startswith("{"):
+            return None
+        line: dict[str, Any] = json.loads(whole[-1])
+        return line
+
+    # ---- decisions ----
+
+    def verdict(self, stage: str) -> Verdict | None:
+        """The stage's verdict, or None while there is none."""
+        try:
+            return Verdict.model_validate_json(self.storage.read_bytes(layout.verdict_key(stage)))
+        except NotFoundError:
+            return None
+
+    def write_verdict(self, verdict: Verdict) -> None:
+        """Write a stage's verdict and its ledger entry."""
+        self.ledger.append(
+            "verdict",
+            f"{verdict.stage}/{verdict.decision}",
+            decision=verdict.decision,
+            reason=verdict.reason,
+            promoted=[ref.name for ref in verdict.promoted],
+            winner=verdict.winner,
+            claim=verdict.claim,
+            not_chosen=verdict.not_chosen,
+        )
+        self.storage.write_json(layout.verdict_key(verdict.stage), verdict.model_dump(mode="json"))
+
+    def read_json(self, key: str) -> Any | None:
+        """An object of the run's folder, or None where it is not there."""
+        try:
+            return self.storage.read_json(key)
+        except NotFoundError:
+            return None
+
+    def spent_usd(self) -> float:
+        """Money spent so far: every trial's, lost attempts included, and what shakedown and evaluation cost."""
+        spent, reused = 0.0, self.reused
+        for trial in self.known_trials():
+            result = None if trial.key.name in reused else self.result(trial.key)
+            spent += (result.cost_usd or 0.0) if result is not None else 0.0
+        for entry in self.ledger.entries():
+            if entry.kind in ("gate", "evaluation"):
+                spent += float(entry.data.get("cost_usd") or 0.0)
+        return round(spent, 6)
+
+    def state(self) -> str:
+        """`running succeeded stopped gate_failed incomplete awaiting_approval` or `cancelled`."""
+        return run_state(self)
+
+    def status(self) -> dict[str, Any]:
+        """What `podium status --json` prints."""
+        return status_of(self)
+
+    def _make_trials(self, stage: str, refs: list[VariantRef], seeds: list[int] | None = None) -> Iterator[Trial]:
+        declared = self.study.stages[stage]
+        control = self.study.baseline.variant
+        if stage in self.study.baseline.recorded:
+            refs = [ref for ref in refs if ref.name != control]
+        refs = sorted(refs, key=lambda ref: ref.name != control)
+        plain = {ref.name: variant_config(self.study, stage, ref) for ref in refs}
+        data = {ref.name: self.dataset_fingerprint(ref) for ref in refs}
+        uris = {ref.name: join_uri(self.store_uri, layout.data_key(data[ref.name])) for ref in refs}
+        own_run = self.id if declared.proof else None
+        stage_seed_list = stage_seeds(self.study, stage)
+        has_control = any(ref.name == control for ref in refs)
+        references: tuple[TrialKey, ...] = ()
+        reference_prints: list[str] = []
+        if declared.stop.kill is not None and has_control:
+            references = tuple(TrialKey(stage, control, seed) for seed in stage_seed_list)
+            reference_prints = [
+                self._fingerprint(plain[control], seed, data[control], own_run, ()) for seed in stage_seed_list
+            ]
+        for seed in seeds or stage_seed_list:
+            for ref in refs:
+                killable = ref.name != control
+                prints = tuple(reference_prints) if killable else ()
+                yield Trial(
+                    key=TrialKey(stage, ref.name, seed),
+                    variant=ref,
+                    seed=seed,
+                    config=plain[ref.name].model_copy(update={"seed": seed}),
+                    fingerprint=self._fingerprint(plain[ref.name], seed, data[ref.name], own_run, prints),
+                    dataset_uri=uris[ref.name],
+                    references=references if killable else (),
+                )
+
+    @staticmethod
+    def _fingerprint(
+        config: TrainConfig, seed: int, data: str, own_run: str | None, references: tuple[str, ...]
+    ) -> str:
+        seeded = config.model_copy(update={"seed": seed})
+        return trial_fingerprint(seeded, data, run_id=own_run, references=references)
+
+    def _selected(self, ref: VariantRef, selection: Selection) -> bool:
+        control = self.study.baseline.variant
+        if ref.name == control:
+            return True
+        if selection.variants is not None and ref.name not in selection.variants:
+            return False
+        if selection.axis is None:
+            return True
+        base = next(v for v in variants(self.study) if v.name == control)
+        return ref.axis_values.get(selection.axis) != base.axis_values.get(selection.axis)

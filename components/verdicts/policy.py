@@ -1,0 +1,111 @@
+"""`decide`: what becomes of a stage's results. A pure function; the same inputs in any order give the same verdict.
+
+The guards that hold for every policy are here; each policy is a function of the arms in a module of its own, entered in
+`_POLICIES`. A policy that needs more trials first (repeats, a next wave) answers `MoreTrials`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from podium.components.study.schema import Stage, Study
+from podium.components.verdicts.best_mean import best_mean
+from podium.components.verdicts.ranking import Arm, arms_of, counts, ranked, summaries
+from podium.components.verdicts.top_per_axis import top_per_axis
+from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.trainer.result import Status
+
+Decision = Callable[[Study, StageResults, list[Arm]], Verdict | MoreTrials]
+
+
+def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
+    """The verdict over a stage as it stands, by the policy that the study declares, or the trials to run first.
+
+    Whatever the policy: a stage with more broken trials than `max_broken`, or in which no arm has `min_seeds` values,
+    gives `stop: not enough results`; one whose baseline has no figure gives `stop: no baseline`; losses a token of
+    different tokenizers are not compared; `approval: required` turns `promote` into `await`.
+    """
+    stage = study.stages[results.stage]
+    arms = arms_of(results, baseline=study.baseline.variant, min_seeds=stage.min_seeds)
+    refused = _guard(study, stage, results, arms)
+    if refused:
+        return _finish(study, stage, results, arms, _stop(stage, results, arms, refused))
+    answer = _POLICIES[stage.promotion.policy](study, results, arms)
+    return answer if isinstance(answer, MoreTrials) else _finish(study, stage, results, arms, answer)
+
+
+def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -> str:
+    """Why no verdict is possible; empty if one is."""
+    control = next((arm for arm in arms if arm.is_baseline), None)
+    if control is not None and control.why_not and results.stage not in study.baseline.recorded:
+        return f"no baseline: {control.name} has no figure to compare with ({control.why_not})"
+    broken = sum(status == Status.BROKEN for arm in arms for status in arm.statuses.values())
+    if broken > stage.max_broken:
+        return f"not enough results: {broken} broken {_trials(broken)}, the stage allows {stage.max_broken}"
+    able = ranked(arms)
+    if not able:
+        return f"not enough results: none of {len(arms)} arms has a value for {stage.min_seeds} seeds"
+    names = {arm.name for arm in able}
+    tokenizers = {outcome.tokenizer for outcome in results.outcomes if outcome.variant in names}
+    if stage.promotion.policy != "always" and stage.promotion.metric != "final_bits_per_byte" and len(tokenizers) > 1:
+        return (
+            f"not comparable: {stage.promotion.metric} is a loss a token, and the arms have {len(tokenizers)} different "
+            f"tokenizers or texts; rank by final_bits_per_byte"
+        )
+    return ""
+
+
+def _stop(stage: Stage, results: StageResults, arms: list[Arm], reason: str) -> Verdict:
+    order = ranked(arms)
+    return Verdict(
+        stage=results.stage,
+        policy=stage.promotion.policy,
+        parameters={},
+        decision="stop",
+        reason=f"stop: {reason}",
+        metric=stage.promotion.metric,
+        ranking=summaries(arms, order),
+        not_chosen={arm.name: arm.why_not or "the stage was stopped" for arm in arms},
+    )
+
+
+def _always(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
+    """Everything that has a figure goes on; the table is in the order of means but nothing rests on it."""
+    order = ranked(arms)
+    return Verdict(
+        stage=results.stage,
+        policy="always",
+        parameters={},
+        decision="promote",
+        reason=f"promote: all {len(order)} that have a result go on",
+        promoted=[arm.variant for arm in order],
+        metric=study.stages[results.stage].promotion.metric,
+        ranking=summaries(arms, order),
+        not_chosen={arm.name: arm.why_not for arm in arms if arm.why_not},
+    )
+
+
+def _finish(study: Study, stage: Stage, results: StageResults, arms: list[Arm], verdict: Verdict) -> Verdict:
+    """Add what every verdict states: the rule as declared, the trials by status, the inputs; and ask for approval."""
+    update: dict[str, Any] = {
+        "parameters": {
+            **stage.promotion.model_dump(mode="json"),
+            "min_seeds": stage.min_seeds,
+            "max_broken": stage.max_broken,
+            "proof": stage.proof,
+            "baseline": study.baseline.variant,
+        },
+        "counts": counts(arms),
+        "results": results,
+    }
+    if verdict.decision == "promote" and stage.approval == "required":
+        update |= {"decision": "await", "reason": f"await approval to {verdict.reason}"}
+    return verdict.model_copy(update=update)
+
+
+def _trials(n: int) -> str:
+    return "trial" if n == 1 else "trials"
+
+
+_POLICIES: dict[str, Decision] = {"always": _always, "top_per_axis": top_per_axis, "best_mean": best_mean}
