@@ -81,6 +81,8 @@ class FileStorage(Storage):
     def download(self, key: str, path: Path) -> None:
         """See Storage."""
         source = self._path(key)
+        if not source.is_file():
+            raise NotFoundError(f"{source}: not there")
         with _in_words(source), _scratch(path, lambda temp: _copy(source, temp)) as temp:
             _replace(temp, path)
 
@@ -120,9 +122,7 @@ def _scratch(target: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
     try:
         try:
             fill(temp)
-        except FileNotFoundError:
-            if target.parent.is_dir():
-                raise
+        except FileNotFoundError:  # the first object of its folder
             target.parent.mkdir(parents=True, exist_ok=True)
             fill(temp)
         yield temp
