@@ -1,7 +1,8 @@
 """`make setup`: a virtual environment with exactly what the lock says, and this checkout in it as `podium`.
 
-Runs with nothing but a bare Python: makes the environment, fetches the pinned installer (uv, several times as fast as
-pip; plain pip where uv can't be had), installs the lock by its hashes, then links the checkout without fetching anything.
+Runs with nothing but a bare Python: makes the environment, fetches the pinned installer (uv, several times as fast
+as pip; plain pip where uv cannot be had), installs the lock by its hashes, then links the checkout, for which nothing
+is fetched.
 """
 
 from __future__ import annotations

@@ -1,0 +1,75 @@
+"""`podium cancel` and `podium gc`: end a run from outside, and remove what no run needs."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from podium.pipelines.cli.console import result, result_json, say
+from podium.pipelines.cli.find import open_run
+from podium.pipelines.cli.options import Json, RunArgument, Store
+
+WAIT_SECONDS = 90.0
+
+
+def cancel(run: RunArgument, store: Store = "runs") -> None:
+    """Ask a run to stop: its trials save and end. The same [b]podium run[/b] goes on from there.
+
+    Example: [b]podium cancel runs/demo[/b]
+    """
+    from podium.components.study import layout
+    from podium.trainer.errors import UserError
+
+    found = open_run(run, store)
+    state = found.state()
+    if state in ("succeeded", "stopped", "gate_failed"):
+        raise UserError(f"run {found.id} has ended already: {state}")
+    found.storage.write_json(layout.CANCEL, {"cancelled": True})
+    say(f"run {found.id}: asked to stop, its trials are saving")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while found.state() == "running" and time.monotonic() < deadline:
+        time.sleep(0.5)
+    state = found.state()
+    result(f"{found.id}: {'cancelled' if state == 'cancelled' else f'asked, still {state}'}")
+
+
+def gc(
+    store: Store = "runs",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go; remove nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Remove what no run needs: resume checkpoints of ended trials, scratch of killed writers, unused datasets.
+
+    Results, metrics, verdicts, reports and models (best and final) always stay, and so does all of a run that is going.
+
+    Example: [b]podium gc --store runs --dry-run[/b]
+    """
+    from podium.pipelines.cli.garbage import find_garbage
+
+    found = find_garbage(store)
+    if as_json and not (dry_run or yes):
+        from podium.trainer.errors import Problem, UserError
+
+        raise UserError(Problem("--json", "asks nothing, so give --yes or --dry-run with it"))
+    if not as_json:
+        for item in found:
+            result(f"{item.why:<28}{_size(item.bytes):>8}  {item.place}")
+    removing = bool(found) and not dry_run and (yes or typer.confirm(f"Remove these {len(found)}?", err=True))
+    if removing:
+        for item in found:
+            item.remove()
+    freed = sum(item.bytes or 0 for item in found)
+    if as_json:
+        items = [{"place": item.place, "why": item.why, "bytes": item.bytes} for item in found]
+        result_json({"removed": removing, "bytes": freed, "items": items})
+    else:
+        say(f"{'removed' if removing else 'would free' if dry_run else 'kept'} {_size(freed)}")
+
+
+def _size(count: int | None) -> str:
+    from podium.trainer.units import format_count
+
+    return "" if count is None else f"{format_count(count)}B"

@@ -1,0 +1,227 @@
+"""`podium run`: a study's pipeline on this machine, drawn from the store while it goes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from podium.pipelines.cli.console import OF_STATE, Exit, result, result_json, say
+from podium.pipelines.cli.options import (
+    IDENTITY,
+    SCHEDULE,
+    AxisName,
+    Budget,
+    Data,
+    Gpus,
+    Json,
+    Launcher,
+    Parallel,
+    Profile,
+    Seeds,
+    Stages,
+    Store,
+    StudyArgument,
+    Variants,
+    check_selection,
+    overrides,
+    selection,
+)
+
+if TYPE_CHECKING:
+    from podium.components.study.run import Run
+    from podium.components.study.selection import Selection
+    from podium.pipelines.cli.views import View
+    from podium.pipelines.local import LocalPipeline
+
+FILE_POLL_SECONDS, S3_POLL_SECONDS = 0.5, 5.0
+"""Between two looks at the store: on S3 every look is many paid requests."""
+STOP_GRACE_SECONDS = 90.0
+"""For trials to save when the run is interrupted: a little more than their conductor gives them."""
+DATA_STAGE = "data"
+"""`--stages data` prepares the corpus and ends."""
+
+
+def run(
+    study: StudyArgument,
+    profile: Profile = "full",
+    store: Store = "runs",
+    data: Data = None,
+    budget: Budget = None,
+    seeds: Seeds = None,
+    gpus: Gpus = None,
+    new: Annotated[
+        bool, typer.Option("--new", help="Make another run beside the one that is there.", rich_help_panel=IDENTITY)
+    ] = False,
+    stages: Stages = None,
+    variants: Variants = None,
+    axis: AxisName = None,
+    parallel: Parallel = None,
+    launcher: Annotated[Launcher, typer.Option(help="How trials are started.", rich_help_panel=SCHEDULE)] = "process",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every command and resource; run nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Run a study on this machine: data, shakedown, stages, verdicts, evaluation, report, champion.
+
+    The same command again finishes what is missing and repeats nothing, also after Ctrl-C, a crash or a reboot.
+    [b]--stages data[/b] only prepares the corpus.
+
+    Example: [b]podium run param-allocation --profile smoke[/b], or a part of it:
+    [b]podium run param-allocation --stages ranking --axis embedding[/b]
+    """
+    from podium.components.study.load import load_study, read_study_text
+    from podium.components.study.plan import plan
+    from podium.components.study.run import Run
+
+    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus))
+    chosen = selection(stages, variants, axis, parallel, launcher)
+    if chosen.stages == (DATA_STAGE,):
+        from podium.pipelines.cli.prepare import prepare_data
+
+        prepare_data(loaded, store, as_json=as_json, dry_run=dry_run)
+        return
+    check_selection(loaded, chosen)
+    planned = plan(loaded, selection=chosen)
+    if dry_run:
+        from podium.pipelines.cli.dry_run import show
+
+        show(loaded, planned, chosen, store, as_json=as_json)
+        return
+    text, _ = read_study_text(study)
+    made = Run.create(store, loaded, profile, chosen, text, new=new)
+    code = execute(made, chosen, as_json=as_json)
+    conclude(made, code, as_json=as_json)
+    raise typer.Exit(code)
+
+
+def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
+    """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
+    from podium.components.study import layout
+    from podium.pipelines.cli.views import open_view
+    from podium.pipelines.local import start_local
+    from podium.trainer.lease import Lease
+
+    state = run.state()
+    if state in ("succeeded", "stopped"):
+        say(f"run {run.id} is complete: nothing is left to do")
+        return OF_STATE[state]
+    with Lease(run.storage, layout.LEASE, what=f"run {run.id}") as lease:
+        run.storage.delete(layout.CANCEL)
+        say(f"run {run.id} in {run.uri}")
+        with _terminate_as_interrupt(), start_local(run, selection=chosen, token=lease.token) as pipeline:
+            try:
+                with open_view(as_json=as_json) as view:
+                    _watch(run, pipeline, view)
+            except KeyboardInterrupt:
+                say("interrupted: asking trials to save (Ctrl-C again ends them at once)")
+                pipeline.stop(STOP_GRACE_SECONDS)
+                say("the same command goes on from where it stopped")
+                return Exit.INTERRUPTED
+            if pipeline.failure is not None:
+                raise pipeline.failure.error()
+    return OF_STATE[run.state()]
+
+
+def conclude(run: Run, code: int, *, as_json: bool) -> None:
+    """Print what came out: the object of `--json`, or as the last line winner, verdict and path of the report."""
+    summary = summarise(run)
+    if as_json:
+        result_json({**run.status(), "exit_code": code, **summary})
+        return
+    where = summary["report"] or "none yet"
+    result(f"winner: {summary['winner'] or 'none'} · {summary['verdict']} · report: {where}")
+
+
+def summarise(run: Run) -> dict[str, Any]:
+    """Winner, verdict in one sentence, and path of the report; None for what there is not yet."""
+    from podium.components.study import layout
+
+    verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
+    gate = run.read_json(layout.SHAKEDOWN)
+    registered = run.read_json(layout.REGISTRATION)
+    winner = None
+    if gate is not None and not gate.get("passed"):
+        said = "the shakedown failed: " + str(gate.get("reason") or "see podium logs")
+    elif not verdicts:
+        said = "no verdict yet"
+    else:
+        last = verdicts[-1]
+        finished = len(verdicts) == len(run.stages) or last.decision == "stop"
+        winner = last.winner if finished else None
+        said = f"{last.claim}: {last.reason}" if finished and last.winner else f"{last.decision}: {last.reason}"
+        if not finished:
+            said = f"{last.stage} says {said}; the same command goes on"
+    if registered is not None:
+        winner = registered["variant"]
+    return {"winner": winner, "verdict": said.rstrip("."), "report": report_path(run)}
+
+
+def report_path(run: Run) -> str | None:
+    """Where the report is: a path as short as it can be, or a URI; None where there is none yet."""
+    key = "report/index.html"
+    if not run.storage.exists(key):
+        return None
+    path = run.storage.local_path(key)
+    if path is None:
+        return f"{run.uri}/{key}"
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+def _watch(run: Run, pipeline: LocalPipeline, view: View) -> None:
+    """Show the run until its pipeline has ended."""
+    from podium.components.study import layout
+
+    local = run.storage.local_path(layout.LEASE) is not None
+    teller = _Teller(run, view)
+    while True:
+        ended = pipeline.poll() is not None
+        teller.look()
+        if ended:
+            return
+        time.sleep(FILE_POLL_SECONDS if local else S3_POLL_SECONDS)
+
+
+class _Teller:
+    """Tells each ledger entry once: those that were there before this command are not news."""
+
+    def __init__(self, run: Run, view: View) -> None:
+        self._run, self._view = run, view
+        self._told = {entry.id for entry in run.ledger.entries()}
+
+    def look(self) -> None:
+        """Show the snapshot and what is new in the ledger, with a table per axis after each verdict."""
+        from podium.pipelines.cli.snapshot import sentence, take
+        from podium.pipelines.cli.tables import axis_tables
+
+        for entry in self._run.ledger.entries():
+            if entry.id in self._told:
+                continue
+            self._told.add(entry.id)
+            if entry.kind != "verdict":
+                self._view.event(sentence(entry))
+                continue
+            self._view.emit(sentence(entry))
+            for table in axis_tables(self._run, entry.key.partition("/")[0]):
+                self._view.emit(table)
+        self._view.show(take(self._run))
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a closing terminal, a supervisor) saves as Ctrl-C does."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
