@@ -135,8 +135,10 @@ def _apply_site(data: dict[str, Any], site: str) -> None:
 def _absolute_paths(data: dict[str, Any]) -> None:
     """Make the corpus's path absolute: a study's steps run in other working directories."""
     section = data.get("data")
-    corpus = section.get("corpus") if isinstance(section, Mapping) else None
-    path = corpus.get("path") if isinstance(corpus, Mapping) else None
-    if isinstance(path, str) and isinstance(corpus, Mapping) and not re.match(r"[a-z0-9+.-]+://", path):
+    if not isinstance(section, Mapping) or not isinstance(section.get("corpus"), Mapping):
+        return
+    corpus = section["corpus"]
+    path = corpus.get("path")
+    if isinstance(path, str) and not re.match(r"[a-z0-9+.-]+://", path):
         absolute = os.path.abspath(os.path.expanduser(path))
         data["data"] = {**section, "corpus": {**corpus, "path": absolute}}

@@ -1,4 +1,4 @@
-"""Promotion policies as a study declares them. What each decides, and by which statistics, is in `components.verdicts`."""
+"""Promotion policies as a study declares them. What each decides, and how, is in `components.verdicts`."""
 
 from __future__ import annotations
 

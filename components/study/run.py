@@ -83,8 +83,9 @@ class Run:
     ) -> Self:
         """The run of this study in this store: the one that is there, or a new one; `new` always makes another.
 
-        Writes the pre-registration, `study.yaml`, and the ledger's first entry, once. Raises UserError for a store or a corpus that can't serve, and
-        where a trial of the run was made from another config, other data or other sources than would be used now.
+        Writes the pre-registration, `study.yaml`, and the ledger's first entry, once. Raises UserError for a store or a
+        corpus that can't serve, and where a trial of the run was made from another config, other data or other sources
+        than would be used now.
         """
         registered = register_run(store_uri, study, submitted_text, new=new)
         run = cls(store_uri, registered)

@@ -134,7 +134,8 @@ def _is_unknown(field: str) -> bool:
 
 
 def _coerce_all(overrides: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
-    result, problems = {}, []
+    result: dict[str, Any] = {}
+    problems: list[Problem] = []
     for field, value in overrides.items():
         try:
             result[field] = coerce(field, value, f"{where}.{field}")

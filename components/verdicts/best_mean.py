@@ -3,7 +3,7 @@
 Hypothesis tested: no arm is better than the baseline (normal errors, one variance for all arms).
 Estimator: difference of means over fresh seeds, variance pooled over all arms, which with 3 seeds an arm needs a third
 of the margin that each arm's own variance would. One arm: one-sided Student's t; several: Dunnett's test, so that
-`alpha` holds for the best of them. Limits: equal variances; a figure recorded elsewhere is no control and proves nothing.
+`alpha` holds for the best of them. Limits: equal variances; a figure recorded elsewhere proves nothing.
 """
 
 from __future__ import annotations

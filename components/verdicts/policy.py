@@ -50,8 +50,8 @@ def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -
     tokenizers = {outcome.tokenizer for outcome in results.outcomes if outcome.variant in names}
     if stage.promotion.policy != "always" and stage.promotion.metric != "final_bits_per_byte" and len(tokenizers) > 1:
         return (
-            f"not comparable: {stage.promotion.metric} is a loss a token, and the arms have {len(tokenizers)} different "
-            f"tokenizers or texts; rank by final_bits_per_byte"
+            f"not comparable: {stage.promotion.metric} is a loss a token, and the arms have {len(tokenizers)} "
+            f"different tokenizers or texts; rank by final_bits_per_byte"
         )
     return ""
 

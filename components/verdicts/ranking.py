@@ -1,7 +1,8 @@
 """Arms: a variant's trials of one stage, their mean and spread, and who can be ranked.
 
 A killed, diverged, collapsed or out-of-memory seed is what its variant did: the arm is not ranked by its surviving
-seeds, which would be the better ones. A broken or missing trial is the machine's doing: the arm needs `min_seeds` others.
+seeds, which would be the better ones. A broken or missing trial is the machine's doing: the arm needs `min_seeds`
+others.
 """
 
 from __future__ import annotations

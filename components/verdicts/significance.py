@@ -1,8 +1,8 @@
 """Tests against a control with pooled variance: Student's t for one arm, Dunnett's for several.
 
 C. W. Dunnett, "A multiple comparison procedure for comparing several treatments with a control", JASA 50 (1955).
-`scipy.stats.dunnett` integrates by randomised quasi-Monte-Carlo, so two calls differ in the fourth digit; a verdict must
-be recomputable, so the two-dimensional integral is done by fixed quadrature here.
+`scipy.stats.dunnett` integrates by randomised quasi-Monte-Carlo, so two calls differ in the fourth digit; a verdict
+must be recomputable, so the two-dimensional integral is done by fixed quadrature here.
 """
 
 from __future__ import annotations
