@@ -1,0 +1,86 @@
+"""Several devices under torchrun: the same optimisation as on one, each rank with its share of every batch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process's place among those of the run. With one process nothing here communicates."""
+
+    rank: int = 0
+    local_rank: int = 0
+    world_size: int = 1
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes."""
+        return self.rank == 0
+
+    def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
+        """The model that averages its gradients over ranks in `backward`."""
+        if self.world_size == 1:
+            return model
+        from torch.nn.parallel import DistributedDataParallel
+
+        return DistributedDataParallel(model, device_ids=[device.index] if device.type == "cuda" else None)
+
+    def without_sync(self, model: nn.Module) -> AbstractContextManager[None]:
+        """A context for all but the last of a step's backward passes: gradients gather locally."""
+        return nullcontext() if self.world_size == 1 else model.no_sync()  # type: ignore[operator]
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over ranks, in place."""
+        if self.world_size > 1:
+            torch.distributed.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def largest(self, values: list[float], device: torch.device) -> list[float]:
+        """The largest over ranks, element by element."""
+        if self.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.MAX)
+        return tensor.tolist()
+
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's value, on every rank."""
+        if self.world_size == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.world_size > 1:
+            torch.distributed.barrier()
+
+
+def launched_ranks() -> Ranks:
+    """What torchrun's environment says, or one process."""
+    if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
+        return Ranks()
+    return Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
+
+
+@contextmanager
+def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """The process group, for as long as the block lasts: NCCL between GPUs, gloo between CPUs."""
+    if ranks.world_size == 1:
+        yield
+        return
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,1 @@
+"""The models and what they share. `build.build_model` makes one from its config."""

@@ -1,0 +1,16 @@
+"""A model from its config: the one place that knows every family."""
+
+from __future__ import annotations
+
+from torch import nn
+
+from podium.trainer.config import ModelConfig
+from podium.trainer.models.transformer import Transformer
+
+
+def build_model(config: ModelConfig) -> nn.Module:
+    """A freshly initialised model on the default device; its dimensions must be resolved (else ConfigError).
+
+    `forward(idx_BT, targets_BT=None)` gives `(logits_BTV, None)` or, with targets, `(None, loss)` in nats a token.
+    """
+    return Transformer(config)

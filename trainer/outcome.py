@@ -1,0 +1,125 @@
+"""The result of a run, from what the run knows at its end."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from podium.trainer.checkpoint import BEST, FINAL, full_name
+from podium.trainer.clock import Clock
+from podium.trainer.config import RunSpec, TrainConfig
+from podium.trainer.curve import Point
+from podium.trainer.result import Status, TrialResult
+from podium.trainer.state import RunState, best_point, finite
+from podium.trainer.stopping import Stop, perplexity_of
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a run ended: `status`, the sentence that says why, and up to where its curve counts."""
+
+    status: Status
+    reason: str
+    judged_tokens: int
+    """The evaluation at this count is the final one. Earlier than the last where a rule was met before it was noticed:
+    then what came after is not part of the result, so that it does not depend on when that was."""
+    kill_tokens: int | None = None
+
+    @classmethod
+    def completed(cls, config: TrainConfig) -> Ending:
+        """Every step was taken."""
+        return cls(Status.COMPLETED, f"all {config.steps} steps done", config.tokens)
+
+    @classmethod
+    def stopped(cls, stop: Stop) -> Ending:
+        """A stop rule was met."""
+        kill = stop.tokens if stop.status is Status.KILLED else None
+        return cls(stop.status, stop.reason, stop.tokens, kill)
+
+    @classmethod
+    def diverged(cls, step: int, tokens: int) -> Ending:
+        """The training loss was not finite."""
+        return cls(Status.DIVERGED, f"training loss not finite at step {step}", tokens)
+
+    @classmethod
+    def timed_out(cls, limit_seconds: float, tokens: int) -> Ending:
+        """The training clock reached the limit."""
+        return cls(Status.KILLED, f"time-out: {limit_seconds:g} s of training were allowed", tokens, tokens)
+
+
+def curve_result(ending: Ending, points: Sequence[Point]) -> dict[str, float | int | None]:
+    """The fields of a result that follow from the curve."""
+    judged = [point for point in points if point.tokens <= ending.judged_tokens]
+    final = judged[-1] if judged and judged[-1].tokens == ending.judged_tokens else None
+    if ending.status is Status.DIVERGED:
+        final = None
+    best = best_point(judged)
+    return {
+        "final_val_loss": final.val_loss if final else None,
+        "final_val_perplexity": _perplexity(final),
+        "final_bits_per_byte": final.bits_per_byte if final else None,
+        "best_val_loss": best.val_loss if best else None,
+        "best_val_perplexity": _perplexity(best),
+        "best_step": best.step if best else None,
+    }
+
+
+def clock_result(clock: Clock, tokens: int) -> dict[str, float | None]:
+    """The fields of a result that follow from the clock."""
+    training = clock.seconds("training")
+    return {
+        "training_seconds": training,
+        "evaluation_seconds": clock.seconds("evaluation"),
+        "compile_seconds": clock.seconds("compile"),
+        "checkpoint_seconds": clock.seconds("checkpoint"),
+        "tokens_per_second": tokens / training if training > 0 else None,
+    }
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory in use at once: of the GPU by tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def file_names(prefix: str, ending: Ending, state: RunState, last_checkpoint: int | None) -> dict[str, str | None]:
+    """Keys of the run's files. No best model where the one on disk is of after what the result counts."""
+    judged = best_point([point for point in state.points if point.tokens <= ending.judged_tokens])
+    on_disk = best_point(state.points)
+    best = judged is not None and judged == on_disk
+    return {
+        "final_model": f"{prefix}{FINAL}.safetensors",
+        "best_model": f"{prefix}{BEST}.safetensors" if best else None,
+        "last_checkpoint": None if last_checkpoint is None else f"{prefix}{full_name(last_checkpoint)}",
+    }
+
+
+def base_result(spec: RunSpec, run_name: str, ending: Ending, attempt: int) -> TrialResult:
+    """The fields that every ending has."""
+    config = spec.config
+    d_model, n_layers, n_heads, d_ff = config.model.dimensions
+    return TrialResult(
+        run_name=run_name,
+        fingerprint=spec.fingerprint,
+        labels=spec.labels,
+        status=ending.status,
+        reason=ending.reason,
+        seed=config.seed,
+        kill_tokens=ending.kill_tokens,
+        kill_detail=ending.reason if ending.kill_tokens is not None else None,
+        attempts=attempt,
+        d_model=d_model,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        d_ff=d_ff,
+    )
+
+
+def _perplexity(point: Point | None) -> float | None:
+    return None if point is None or point.val_loss is None else finite(perplexity_of(point.val_loss))

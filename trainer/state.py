@@ -1,0 +1,70 @@
+"""What a run knows of itself besides weights: the part of a checkpoint from which its future decisions follow."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from podium.trainer.curve import Point
+
+
+@dataclass
+class RunState:
+    """Where the run stands. Everything that a stop rule or a result needs is here or follows from it."""
+
+    step: int = 0
+    """Optimizer steps done."""
+    train_loss: float | None = None
+    """Of the last step; nats per token, the mean over the global batch."""
+    points: list[Point] = field(default_factory=list)
+    """Every evaluation so far: the state of all stop rules, which are functions of it."""
+    gradient_norms: list[float | None] = field(default_factory=list)
+    """Of the steps since the last evaluation."""
+
+    def note_step(self, loss: float, gradient_norm: float) -> None:
+        """Count one optimizer step."""
+        self.step += 1
+        self.train_loss = finite(loss)
+        self.gradient_norms.append(finite(gradient_norm))
+
+    def mean_gradient_norm(self) -> float | None:
+        """Mean since the last evaluation; None where one of them was not finite."""
+        known = [norm for norm in self.gradient_norms if norm is not None]
+        return sum(known) / len(known) if known and len(known) == len(self.gradient_norms) else None
+
+    def note_evaluation(self, point: Point) -> None:
+        """Add an evaluation."""
+        self.points.append(point)
+        self.gradient_norms = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain types only."""
+        return {
+            "step": self.step,
+            "train_loss": self.train_loss,
+            "points": [asdict(point) for point in self.points],
+            "gradient_norms": list(self.gradient_norms),
+        }
+
+    @classmethod
+    def from_state_dict(cls, state: dict[str, Any]) -> RunState:
+        """The reverse of `state_dict`."""
+        return cls(
+            step=state["step"],
+            train_loss=state["train_loss"],
+            points=[Point(**point) for point in state["points"]],
+            gradient_norms=list(state["gradient_norms"]),
+        )
+
+
+def best_point(points: Sequence[Point]) -> Point | None:
+    """The evaluation of lowest loss, the first of equals; None where none was finite."""
+    known = [point for point in points if point.val_loss is not None]
+    return min(known, key=lambda point: (point.val_loss, point.step), default=None)
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is infinite or not a number: a missing measurement stays missing."""
+    return value if math.isfinite(value) else None
