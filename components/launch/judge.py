@@ -1,0 +1,172 @@
+"""The kill rule after the fact and over seeds: which arms it ends, from curves, whatever order they came in.
+
+The trainer applies the rule itself only where an arm has one seed and the baseline's curve is there in time. All other
+cases are judged here, by the same pure function (`stopping.kill_point`), and end in the same result.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from podium.components.study.layout import TrialKey
+from podium.trainer.config import KillRule
+from podium.trainer.curve import Curve, Point, curve_of, mean_curve, read_lines
+from podium.trainer.errors import NotFoundError
+from podium.trainer.result import Status, TrialResult
+from podium.trainer.stopping import Kill, kill_point, perplexity_of
+from podium.trainer.storage import Storage
+
+METRICS = "metrics.jsonl"
+
+
+@dataclass(frozen=True)
+class Ruling:
+    """A trial that is over, and where the kill rule met its arm; None where it did not."""
+
+    key: TrialKey
+    kill: Kill | None
+
+
+class Judge:
+    """Applies a stage's kill rule to the trials that the trainer could not judge alone.
+
+    It is told which trials are over and reads curves; each trial gets one ruling. Which arms are killed is a function
+    of the curves (`arm_kill`); the order in which trials end decides only when a ruling is given.
+    """
+
+    def __init__(
+        self, rule: KillRule | None, stage: str, baseline: str, seeds: Sequence[int], curve: Callable[[TrialKey], Curve]
+    ) -> None:
+        """`seeds` are those the stage declares; trials of others (repeats) are not part of an arm's mean.
+
+        `rule` is None where there is none, or no baseline in the stage that it could compare with.
+        """
+        self._rule, self._stage, self._baseline, self._seeds = rule, stage, baseline, tuple(seeds)
+        self._curve = curve
+        self._over: dict[str, set[int]] = {}
+        """Arm → seeds that are over and have no ruling yet, or are the baseline's."""
+        self._reference: dict[int, Curve] = {}
+        self._kills: dict[str, Kill] = {}
+
+    def over(self, key: TrialKey) -> list[Ruling]:
+        """Note that a trial is over. Returns the rulings that this makes possible."""
+        if self._rule is None or key.seed not in self._seeds:
+            return [Ruling(key, None)]
+        self._over.setdefault(key.variant, set()).add(key.seed)
+        if key.variant == self._baseline:
+            ready = [arm for arm in self._over if arm != key.variant and self._is_over(arm)]
+            return [
+                Ruling(key, None),
+                *(ruling for arm in ready if self._baseline_over() for ruling in self._rule_on(arm)),
+            ]
+        if key.variant in self._kills or (self._baseline_over() and self._is_over(key.variant)):
+            return self._rule_on(key.variant)
+        return []
+
+    def look(self, arms: Iterable[str]) -> dict[str, Kill]:
+        """Judge arms that still run, by their curves so far. Returns those that the rule ends now.
+
+        Only for arms with several seeds: the trainer does it itself where an arm has one.
+        """
+        if self._rule is None or len(self._seeds) < 2:
+            return {}
+        found = {}
+        for arm in sorted(set(arms) - {self._baseline} - set(self._kills)):
+            kill = self._kill(arm)
+            if kill is not None:
+                found[arm] = self._kills[arm] = kill
+        return found
+
+    def kill_of(self, key: TrialKey) -> Kill | None:
+        """Where the trial's arm was killed, as far as `look` has seen."""
+        return self._kills.get(key.variant) if key.seed in self._seeds else None
+
+    def close(self) -> list[Ruling]:
+        """The rulings that are left when nothing more will run, though some of the stage's trials never did."""
+        return [ruling for arm in sorted(set(self._over) - {self._baseline}) for ruling in self._rule_on(arm)]
+
+    def _rule_on(self, arm: str) -> list[Ruling]:
+        kill = self._kills.get(arm) or self._kill(arm)
+        return [Ruling(TrialKey(self._stage, arm, seed), kill) for seed in sorted(self._over.pop(arm, set()))]
+
+    def _kill(self, arm: str) -> Kill | None:
+        assert self._rule is not None
+        reference = self._reference or {seed: self._curve(self._key(self._baseline, seed)) for seed in self._seeds}
+        if self._baseline_over():
+            self._reference = reference
+        curves = {seed: self._curve(self._key(arm, seed)) for seed in self._seeds}
+        return arm_kill(curves, reference, self._seeds, self._rule)
+
+    def _key(self, arm: str, seed: int) -> TrialKey:
+        return TrialKey(self._stage, arm, seed)
+
+    def _is_over(self, arm: str) -> bool:
+        return self._over.get(arm, set()).issuperset(self._seeds)
+
+    def _baseline_over(self) -> bool:
+        return self._is_over(self._baseline)
+
+
+def arm_kill(
+    arm: Mapping[int, Curve], baseline: Mapping[int, Curve], seeds: Collection[int], rule: KillRule
+) -> Kill | None:
+    """Where the rule ends an arm: the mean over its seeds against the mean over the baseline's, or None (yet).
+
+    Both are by seed, as far as they are known. A look is judged once every seed of both sides has reached it, and what
+    comes later changes no judgement, so the answer depends on the curves alone: not on who ran first, was queued or
+    resumed. A side that lacks a seed altogether has no mean, and nothing is killed without evidence.
+    """
+    if not all(arm.get(seed) and baseline.get(seed) for seed in seeds):
+        return None
+    return kill_point(mean_curve([arm[seed] for seed in seeds]), mean_curve([baseline[seed] for seed in seeds]), rule)
+
+
+def read_curve(storage: Storage, folder: str) -> list[Point]:
+    """The evaluations in a trial's metrics; none where it has not measured anything yet."""
+    try:
+        text = storage.read_text(f"{folder}/{METRICS}")
+    except NotFoundError:
+        return []
+    # a long run has few evaluations among many steps, and only they are parsed
+    return curve_of(read_lines("".join(line + "\n" for line in text.split("\n")[:-1] if '"val_loss"' in line)))
+
+
+def as_killed(result: TrialResult, curve: Curve, kill: Kill) -> TrialResult:
+    """The result of a run as the kill rule leaves it, whenever that is noticed: its figures are those up to the look.
+
+    As the trainer writes it: `steps`, `tokens` and `stopped_tokens` say how far the run had come when it was noticed.
+    """
+    judged = [point for point in curve if point.tokens <= kill.tokens]
+    finite = [point for point in curve if point.val_loss is not None]
+    best = _best([point for point in finite if point.tokens <= kill.tokens])
+    last = judged[-1] if judged and judged[-1].tokens == kill.tokens else None
+    return result.model_copy(
+        update={
+            "status": Status.KILLED,
+            "reason": kill.reason,
+            "final_val_loss": last.val_loss if last else None,
+            "final_val_perplexity": _perplexity(last),
+            "final_bits_per_byte": last.bits_per_byte if last else None,
+            "best_val_loss": best.val_loss if best else None,
+            "best_val_perplexity": _perplexity(best),
+            "best_step": best.step if best else None,
+            # the file is of the best evaluation, which the result may no longer count
+            "best_model": result.best_model if best == _best(finite) else None,
+            "kill_tokens": kill.tokens,
+            "stopped_tokens": result.stopped_tokens or result.tokens,
+            "kill_detail": kill.reason,
+        }
+    )
+
+
+def _best(points: Sequence[Point]) -> Point | None:
+    return min(points, key=lambda point: (point.val_loss, point.step), default=None)
+
+
+def _perplexity(point: Point | None) -> float | None:
+    if point is None or point.val_loss is None:
+        return None
+    perplexity = perplexity_of(point.val_loss)
+    return perplexity if math.isfinite(perplexity) else None

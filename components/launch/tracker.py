@@ -1,0 +1,145 @@
+"""MLflow while a stage runs: one background process sends what the trials write, so that no trial ever waits for it.
+
+MLflow takes 1.5 s and 150 MB to import; in a process of its own, at the lowest priority, it costs the conductor
+nothing, and a SQLite file has one writer. It dies with the conductor, and a failure of it fails no stage: `podium sync`
+sends later what is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from typing import Any
+
+from podium.components.launch import child
+from podium.trainer.storage import Storage, open_storage
+
+INTERVAL_SECONDS = 15.0
+FINAL_SECONDS = 300.0
+"""How long the end of a stage waits for the last points to be sent."""
+
+_log = logging.getLogger("podium.tracker")
+
+
+class Tracker:
+    """The background process of one stage. A context: it has sent everything, or given up, when that is left."""
+
+    def __init__(self, storage: Storage, stage: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
+        """`storage` is the run's; `uri` is MLflow's, `artifacts` the root of its artifacts."""
+        self._arguments = {
+            "run": storage.uri,
+            "stage": stage,
+            "study": study,
+            "run_id": run_id,
+            "uri": uri,
+            "artifacts": artifacts,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Tracker:
+        command = [sys.executable, "-m", "podium.components.launch.tracker", json.dumps(self._arguments)]
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._process is not None
+        assert self._process.stdin is not None
+        self._process.stdin.close()  # the sign to send the rest and end
+        try:
+            code = self._process.wait(FINAL_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            code = self._process.wait()
+        if code != 0:
+            _log.warning("MLflow lacks some of this stage (its sender ended with %s): `podium sync` sends it", code)
+
+
+def main() -> None:
+    """Send at intervals until stdin is closed, and once more."""
+    arguments = json.loads(sys.argv[1])
+    os.nice(19)
+    done = threading.Event()
+
+    def wait_for_end() -> None:
+        sys.stdin.read()
+        done.set()
+
+    threading.Thread(target=wait_for_end, daemon=True).start()
+    sender = Sender(**arguments)
+    while not done.wait(INTERVAL_SECONDS):
+        sender.send()
+    sender.send()
+
+
+class Sender:
+    """Sends a stage's trials to MLflow, below a run for the stage, below one for the study's run."""
+
+    def __init__(self, run: str, stage: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
+        self._storage = open_storage(run)
+        self._stage, self._study, self._run_id = stage, study, run_id
+        self._uri, self._artifacts = uri, artifacts
+        self._parent: str | None = None
+        self._sent: dict[str, tuple[str, ...]] = {}
+
+    def send(self) -> None:
+        """Send what has changed since the last time. A server that is down is left for the next time."""
+        from podium.trainer.sync import sync_run
+
+        for folder in self._trials():
+            stamps = self._stamps(folder)
+            if stamps == self._sent.get(folder):
+                continue
+            parent = self._ensure_parent()
+            if parent is None:
+                return
+            sent = sync_run(
+                self._storage.child(folder),
+                self._uri,
+                self._study,
+                run_name=folder.removeprefix("trials/"),
+                parent_run_id=parent,
+                artifacts=self._artifacts,
+            )
+            if sent is None:
+                return
+            self._sent[folder] = stamps
+
+    def _trials(self) -> list[str]:
+        keys = self._storage.list(f"trials/{self._stage}")
+        return [key.removesuffix("/config.json") for key in keys if key.endswith("/config.json")]
+
+    def _stamps(self, folder: str) -> tuple[str, ...]:
+        names = (f"{folder}/metrics.jsonl", f"{folder}/result.json")
+        return tuple(self._storage.stamp(name) if self._storage.exists(name) else "" for name in names)
+
+    def _ensure_parent(self) -> str | None:
+        from podium.trainer.sync import ensure_parent
+
+        if self._parent is None:
+            tags = {"study": self._study, "run": self._run_id}
+            place: dict[str, Any] = {"tracking_uri": self._uri, "experiment": self._study, "artifacts": self._artifacts}
+            try:
+                top = ensure_parent(key=self._run_id, name=self._run_id, tags=tags, **place)
+                self._parent = ensure_parent(
+                    key=f"{self._run_id}/{self._stage}",
+                    name=self._stage,
+                    tags={**tags, "stage": self._stage},
+                    parent=top,
+                    **place,
+                )
+            except Exception as error:  # noqa: BLE001  MLflow raises what its transport and database raise
+                _log.warning("MLflow at %s does not serve, training goes on and is sent later: %s", self._uri, error)
+        return self._parent
+
+
+if __name__ == "__main__":
+    main()

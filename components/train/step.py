@@ -1,0 +1,47 @@
+"""What the step train does: open the run, open a launcher, conduct the stage."""
+
+from __future__ import annotations
+
+import signal
+from typing import NoReturn
+
+from podium.components.launch.conductor import conduct
+from podium.components.launch.open_launcher import open_launcher
+from podium.components.study.run import Run
+from podium.components.study.selection import Selection
+from podium.trainer.errors import UserError
+from podium.trainer.sync import mlflow_uri
+
+
+def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection: str) -> str:
+    """Run a stage's trials until each has a result; `finished/all` of them. A stage with a verdict is left as it is.
+
+    `gpus` is what the step's pod requests; prepare_data has checked it against the study, and a trial takes what the
+    study says. Raises UserError where no device serves, or the run was cancelled: then no verdict must follow.
+    """
+    opened = Run.open(store, run)
+    chosen = Selection.from_json(selection)
+    if opened.verdict(stage) is not None:
+        trials = len(opened.trials(stage))
+        return f"{trials}/{trials}"
+    resources = opened.study.stages[stage].resources
+    signal.signal(signal.SIGTERM, _interrupt)
+    conducted = conduct(
+        opened,
+        stage,
+        open_launcher(
+            launcher,
+            opened.storage,
+            parallel=chosen.parallel or resources.parallel,
+            devices_per_task=resources.gpus_per_trial,
+        ),
+        chosen,
+        tracking_uri=mlflow_uri(store),
+    )
+    if conducted.cancelled:
+        raise UserError(f"run {opened.id} was cancelled; the same `podium run` goes on with it")
+    return f"{conducted.finished}/{conducted.trials}"
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise KeyboardInterrupt
