@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -39,14 +40,14 @@ def usd_of_seconds(price: Price, device_seconds: float) -> float | None:
     return (price.usd_per_gpu_hour or 0.0) * device_seconds / 3600
 
 
-def stage_cost(study: Study, stage: str, arms: int, *, seeds: int | None = None) -> Cost:
-    """Expected cost of a stage with this many variants, each with the stage's seeds."""
+def stage_cost(study: Study, stage: str, arms: int, *, parallel: int | None = None) -> Cost:
+    """Expected cost of a stage with this many variants, each with the stage's seeds, so many trials at once."""
     declared = study.stages[stage]
-    trials = arms * (len(stage_seeds(study, stage)) if seeds is None else seeds)
+    trials = arms * len(stage_seeds(study, stage))
     gpus = declared.resources.gpus_per_trial
     each = run_usd(declared.price, max(gpus, 1))
     minutes = declared.price.minutes_per_run
-    rounds = -(-trials // declared.resources.parallel)
+    rounds = -(-trials // (parallel or declared.resources.parallel))
     return Cost(
         trials=trials,
         gpu_hours=0.0 if gpus == 0 else None if minutes is None else trials * gpus * minutes / 60,
@@ -57,5 +58,6 @@ def stage_cost(study: Study, stage: str, arms: int, *, seeds: int | None = None)
 
 def total(values: Iterable[float | None]) -> float | None:
     """The sum, None if a part is unknown: a missing figure is never a zero."""
-    known = list(values)
-    return None if any(value is None for value in known) else round(sum(value for value in known if value), 6)
+    parts = list(values)
+    known = [value for value in parts if value is not None]
+    return round(math.fsum(known), 6) if len(known) == len(parts) else None

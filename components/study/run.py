@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any, Self
 
 from podium.components.study import layout
-from podium.components.study.design import variants
+from podium.components.study.design import baseline, variants
 from podium.components.study.fingerprint import trial_fingerprint
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
@@ -27,7 +27,7 @@ from podium.components.study.registration import (
     register_run,
 )
 from podium.components.study.schema import Study
-from podium.components.study.selection import Selection
+from podium.components.study.selection import Selection, is_selected
 from podium.components.study.state import exit_code, run_state, status_of
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
 from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
@@ -160,7 +160,10 @@ class Run:
         if memo not in self._trials:
             self._trials[memo] = list(self._make_trials(stage, refs))
         made = self._trials[memo]
-        return made if selection is None else [trial for trial in made if self._selected(trial.variant, selection)]
+        if selection is None or not selection.is_part:
+            return made
+        base = baseline(self.study)
+        return [trial for trial in made if is_selected(self.study, trial.variant, selection, base)]
 
     def extra_trials(self, stage: str, refs: list[VariantRef], seeds: list[int]) -> list[Trial]:
         """The trials that a `MoreTrials` answer asks for."""
@@ -232,9 +235,12 @@ class Run:
                 name = trial.variant.name
                 outcomes.append(outcome_of(name, result, metric, tokenizers[name], reused.get(trial.key.name)))
         refs = self.stage_variants(stage) or []
+        if selection is not None:
+            base = baseline(self.study)
+            refs = [ref for ref in refs if is_selected(self.study, ref, selection, base)]
         return StageResults(
             stage=stage,
-            variants=refs if selection is None else [ref for ref in refs if self._selected(ref, selection)],
+            variants=refs,
             seeds=stage_seeds(self.study, stage),
             outcomes=outcomes,
             spent_usd=self.spent_usd(),
@@ -354,14 +360,3 @@ class Run:
     ) -> str:
         seeded = config.model_copy(update={"seed": seed})
         return trial_fingerprint(seeded, data, run_id=own_run, references=references)
-
-    def _selected(self, ref: VariantRef, selection: Selection) -> bool:
-        control = self.study.baseline.variant
-        if ref.name == control:
-            return True
-        if selection.variants is not None and ref.name not in selection.variants:
-            return False
-        if selection.axis is None:
-            return True
-        base = next(v for v in variants(self.study) if v.name == control)
-        return ref.axis_values.get(selection.axis) != base.axis_values.get(selection.axis)

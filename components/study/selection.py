@@ -6,6 +6,12 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import Literal, Self
 
+from podium.components.study.design import variants
+from podium.components.study.fields import nearest
+from podium.components.study.schema import Study
+from podium.components.verdicts.verdict import VariantRef
+from podium.trainer.errors import Problem, UserError
+
 
 @dataclass(frozen=True)
 class Overrides:
@@ -55,3 +61,42 @@ class Selection:
             if data.get(name) is not None:
                 data[name] = tuple(data[name])
         return cls(**data)
+
+
+def check_selection(study: Study, selection: Selection) -> None:
+    """Raise UserError for stages, variants or an axis that the study does not have, all at once."""
+    problems = []
+    stages = list(study.stages)
+    for flag, chosen, known in (
+        ("--stages", selection.stages or (), stages),
+        ("--axis", (selection.axis,) if selection.axis is not None else (), list(study.axes)),
+    ):
+        problems += [Problem(flag, _unknown(name, known)) for name in chosen if name not in known]
+    if selection.variants is not None:
+        names = [ref.name for ref in variants(study)]
+        # a later stage's variants are made by a verdict, so their names are not known before
+        later = selection.stages is not None and stages[0] not in selection.stages
+        problems += [
+            Problem("--variants", _unknown(name, names))
+            for name in selection.variants
+            if name not in names and not later
+        ]
+    if selection.parallel is not None and selection.parallel < 1:
+        problems.append(Problem("--parallel", f"must be 1 or more, got {selection.parallel}"))
+    if problems:
+        raise UserError(problems)
+
+
+def is_selected(study: Study, ref: VariantRef, selection: Selection, base: VariantRef) -> bool:
+    """Whether a variant is part of the selection. The baseline always is: the others are compared with it."""
+    if ref.name == study.baseline.variant:
+        return True
+    if selection.variants is not None and ref.name not in selection.variants:
+        return False
+    if selection.axis is None:
+        return True
+    return bool(ref.axis_values.get(selection.axis) != base.axis_values.get(selection.axis))
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    return f"the study has no {name!r}{nearest(name, known)}; it has: {', '.join(known) or 'none'}"

@@ -1,0 +1,255 @@
+"""What a study takes, said before anything runs: trials, tokens, hours, dollars, GPUs, and what its rules mean."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from podium.components.study.cost import Cost, run_usd, stage_cost, total
+from podium.components.study.design import baseline, variants
+from podium.components.study.promotion import TopPerAxis
+from podium.components.study.schema import Price, Study
+from podium.components.study.selection import Selection, check_selection, is_selected
+from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.trainer.stop_checks import meaning_of
+from podium.trainer.units import format_count, format_usd
+
+CORPUS_TOKENS = {"wikitext-2": 2_400_000}
+"""Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """A stage as expected. What its declaration does not tell is None."""
+
+    name: str
+    arms: int
+    seeds: int
+    trials: int
+    trials_range: tuple[int, int] | None
+    """Fewest and most trials, where the verdict before decides."""
+    tokens: int
+    passes: float | None
+    """Passes of one trial over the training text."""
+    gpus: int
+    """GPUs at once; 0 is the CPU."""
+    gpu_class: str | None
+    parallel: int
+    hours: float | None
+    gpu_hours: float | None
+    usd: float | None
+    usd_so_far: float | None
+    """With shakedown and the stages before."""
+    affordable: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the whole study takes if nothing is stopped early: the most that its verdicts can let through."""
+
+    study: str
+    profile: str
+    trials: int
+    tokens: int
+    hours: float | None
+    gpu_hours: float | None
+    usd: float | None
+    usd_worst: float | None
+    usd_naive: float | None
+    """Every variant at the last stage's budget and seeds, each evaluated, after the same shakedown."""
+    saving: float | None
+    """1 - usd / usd_naive."""
+    budget_usd: float | None
+    affordable: bool
+    stages: list[StagePlan]
+    shakedown: Cost
+    evaluation: Cost
+    branches: list[dict[str, Any]] = field(default_factory=list)
+    """What each way of ending costs: a stop after a stage, the fewest finalists, the whole study."""
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    """What each stage asks of the machine or the cluster."""
+    warnings: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """One plain object."""
+        return asdict(self)
+
+
+def plan(study: Study, *, selection: Selection | None = None) -> Plan:
+    """The plan of a study, or of the part of it that is selected. Reads and writes nothing.
+
+    Later stages are counted at the most that the verdict before can promote, with every trial run to its end.
+    Raises UserError for a selection that the study does not have.
+    """
+    selection = selection or Selection()
+    check_selection(study, selection)
+    names = [name for name in study.stages if selection.stages is None or name in selection.stages]
+    shakedown = _side_cost(study, study.shakedown.price, next(iter(study.stages)), 1)
+    counts = _arms(study, selection)
+    stages: list[StagePlan] = []
+    so_far = shakedown.usd
+    for name in names:
+        stages.append(_stage_plan(study, name, counts[name], selection, so_far))
+        so_far = stages[-1].usd_so_far
+    evaluated = counts[names[-1]][1] if names[-1] == list(study.stages)[-1] else 0
+    evaluation = _side_cost(study, study.evaluation.price, names[-1], evaluated)
+    usd = total([shakedown.usd, *(stage.usd for stage in stages), evaluation.usd])
+    last = list(study.stages)[-1]
+    everyone = len(variants(study))
+    naive_evaluation = _side_cost(study, study.evaluation.price, last, everyone)
+    naive = total([shakedown.usd, stage_cost(study, last, everyone).usd, naive_evaluation.usd])
+    limit = study.budget.usd
+    return Plan(
+        study=study.name,
+        profile=study.profile,
+        trials=sum(stage.trials for stage in stages),
+        tokens=sum(stage.tokens for stage in stages),
+        hours=total([shakedown.hours, *(stage.hours for stage in stages), evaluation.hours]),
+        gpu_hours=total([shakedown.gpu_hours, *(stage.gpu_hours for stage in stages), evaluation.gpu_hours]),
+        usd=usd,
+        usd_worst=usd,
+        usd_naive=naive,
+        saving=1 - usd / naive if usd is not None and naive else None,
+        budget_usd=limit,
+        affordable=limit is None or usd is None or usd <= limit,
+        stages=stages,
+        shakedown=shakedown,
+        evaluation=evaluation,
+        branches=_branches(study, stages, shakedown, evaluation, usd),
+        requests=[_request(study, name, selection) for name in names],
+        warnings=_warnings(study, names, stages, usd),
+    )
+
+
+def _arms(study: Study, selection: Selection) -> dict[str, tuple[int, int]]:
+    """Stage → the fewest and the most variants that can take part, a baseline with a recorded figure included."""
+    base = baseline(study)
+    first = sum(is_selected(study, ref, selection, base) for ref in variants(study))
+    fewest = most = first
+    counts: dict[str, tuple[int, int]] = {}
+    stages = list(study.stages)
+    for index, name in enumerate(stages):
+        counts[name] = (fewest, most)
+        policy = study.stages[name].promotion
+        following = stages[index + 1 : index + 2]
+        if isinstance(policy, TopPerAxis):
+            axes = 1 if selection.axis is not None else len(study.axes)
+            most = min(most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)
+            fewest = 1
+        elif policy.policy == "best_mean":
+            keeps_baseline = bool(following) and following[0] not in study.baseline.recorded
+            fewest, most = 1, min(most, 1 + int(keeps_baseline))
+    return counts
+
+
+def _stage_plan(
+    study: Study, name: str, arms: tuple[int, int], selection: Selection, usd_before: float | None
+) -> StagePlan:
+    stage = study.stages[name]
+    seeds = len(stage_seeds(study, name))
+    recorded = int(name in study.baseline.recorded)
+    fewest, most = (max(0, count - recorded) for count in arms)
+    parallel = selection.parallel or stage.resources.parallel
+    cost = stage_cost(study, name, most, parallel=parallel)
+    base = baseline(study)
+    tokens = variant_config(study, name, base).tokens
+    corpus = dataset_config(study, base).corpus
+    known = CORPUS_TOKENS.get(corpus.source) if corpus.max_bytes is None else None
+    so_far = total([usd_before, cost.usd])
+    limit = study.budget.usd
+    return StagePlan(
+        name=name,
+        arms=most,
+        seeds=seeds,
+        trials=cost.trials,
+        trials_range=(fewest * seeds, most * seeds) if fewest != most else None,
+        tokens=tokens * cost.trials,
+        passes=round(tokens / known, 2) if known else None,
+        gpus=stage.resources.gpus_per_trial * parallel,
+        gpu_class=stage.resources.gpu_class,
+        parallel=parallel,
+        hours=cost.hours,
+        gpu_hours=cost.gpu_hours,
+        usd=cost.usd,
+        usd_so_far=so_far,
+        affordable=limit is None or so_far is None or so_far <= limit,
+    )
+
+
+def _side_cost(study: Study, price: Price, stage: str, runs: int) -> Cost:
+    """Cost of shakedown or evaluation: runs one after another on the devices of a trial of the stage."""
+    gpus = study.stages[stage].resources.gpus_per_trial
+    each, minutes = run_usd(price, max(gpus, 1)), price.minutes_per_run
+    if minutes is None and price.usd_per_gpu_hour is None:
+        minutes = 0.0  # nothing is said about it, so nothing is counted
+    hours = None if minutes is None else runs * minutes / 60
+    return Cost(
+        trials=runs,
+        gpu_hours=None if hours is None else hours * gpus,
+        usd=None if each is None else round(each * runs, 6),
+        hours=hours,
+    )
+
+
+def _branches(
+    study: Study, stages: list[StagePlan], shakedown: Cost, evaluation: Cost, usd: float | None
+) -> list[dict[str, Any]]:
+    limit = study.budget.usd
+
+    def branch(name: str, cost: float | None) -> dict[str, Any]:
+        return {"name": name, "usd": cost, "affordable": limit is None or cost is None or cost <= limit}
+
+    found = [branch("stop at the shakedown", shakedown.usd)]
+    found += [branch(f"stop after {stage.name}", stage.usd_so_far) for stage in stages]
+    if any(stage.trials_range for stage in stages) and usd is not None:
+        parts = [shakedown.usd]
+        for stage in stages:
+            fewest, most = stage.trials_range or (stage.trials, stage.trials)
+            parts.append(None if stage.usd is None else stage.usd * fewest / max(most, 1))
+        arms = max(1, evaluation.trials)
+        last = (stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds
+        parts.append(None if evaluation.usd is None else evaluation.usd * last / arms)
+        found.append(branch("fewest finalists", total(parts)))
+    return [*found, branch("every finalist", usd)]
+
+
+def _request(study: Study, name: str, selection: Selection) -> dict[str, Any]:
+    resources = study.stages[name].resources
+    parallel = selection.parallel or resources.parallel
+    return {
+        "stage": name,
+        "gpus": resources.gpus_per_trial * parallel,
+        "gpus_per_trial": resources.gpus_per_trial,
+        "parallel": parallel,
+        "gpu_class": resources.gpu_class,
+        "cpu": resources.cpu,
+        "memory": resources.memory,
+    }
+
+
+def _warnings(study: Study, names: list[str], stages: list[StagePlan], usd: float | None) -> list[str]:
+    found = []
+    limit = study.budget.usd
+    for planned in stages:
+        stage = study.stages[planned.name]
+        if stage.stop.kill is not None:
+            found += [f"{planned.name}: kill rule: {sentence}" for sentence in meaning_of(stage.stop.kill, None)]
+        if stage.proof and planned.seeds < 2:
+            found.append(f"{planned.name}: one seed never proves; its verdict will name a candidate")
+        if planned.usd is None:
+            found.append(f"{planned.name}: a price per hour without minutes_per_run, so its cost is unknown")
+        if stage.resources.gpus_per_trial and stage.price == Price():
+            found.append(f"{planned.name}: asks for GPUs and names no price, so it counts as $0")
+        if planned.passes is not None and planned.passes >= 2:
+            found.append(
+                f"{planned.name}: {format_count(planned.tokens / max(planned.trials, 1))} tokens are about "
+                f"{planned.passes:.0f} passes over the training text"
+            )
+        if not planned.affordable and planned.usd_so_far is not None and limit is not None:
+            found.append(
+                f"{planned.name} is not affordable: needs {format_usd(planned.usd_so_far)} with what comes before, "
+                f"the budget is {format_usd(limit)}"
+            )
+    if limit is not None and usd is not None and usd > limit and all(stage.affordable for stage in stages):
+        found.append(f"the evaluation is not affordable: needs {format_usd(usd)}, the budget is {format_usd(limit)}")
+    return found
