@@ -34,7 +34,8 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
         yield f"data {place}"
     for stage in record["stages"]:
         request = f"{stage['gpus']} GPUs" if stage["gpus"] else "the CPU"
-        yield f"{stage['name']}: {stage['trials']} trials, {stage['parallel']} at once on {request}, {_usd(stage['usd'])}"
+        trials = f"{stage['trials']} trials, {stage['parallel']} at once on {request}"
+        yield f"{stage['name']}: {trials}, {_usd(stage['usd'])}"
         for trial in stage["commands"]:
             yield f"  {trial['trial']}: {trial['config']}; {trial['device']}; {_usd(trial['usd'])}"
             yield f"    {shlex.join(trial['argv'])}"
@@ -46,8 +47,9 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
     """The run as data: identity, datasets, and a command for each trial that is known before any verdict."""
     from podium.components.prepare_data.gpus import stage_gpus
     from podium.components.study import layout
-    from podium.components.study.design import variants
+    from podium.components.study.design import baseline, variants
     from podium.components.study.fingerprint import run_id
+    from podium.components.study.selection import is_selected
     from podium.components.study.trials import datasets, stage_seeds
     from podium.trainer.data.prepare import data_fingerprint
     from podium.trainer.storage import join_uri, normalise_uri
@@ -61,7 +63,8 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
         declared = study.stages[expected["name"]]
         commands: list[dict[str, Any]] = []
         if expected["name"] == first:
-            chosen_variants = _selected(study, variants(study), chosen)
+            base = baseline(study)
+            chosen_variants = [ref for ref in variants(study) if is_selected(study, ref, chosen, base)]
             commands = [
                 _command(study, first, variant, seed, join_uri(uri, layout.run_key(identity)))
                 for seed in stage_seeds(study, first)
@@ -109,19 +112,6 @@ def _summary(config: TrainConfig) -> str:
     return (
         f"{shape}, {format_count(config.tokens)} tokens in {config.steps} steps, lr {config.optimizer.learning_rate:g}"
     )
-
-
-def _selected(study: Study, refs: list[VariantRef], chosen: Selection) -> list[VariantRef]:
-    baseline = next(ref for ref in refs if ref.name == study.baseline.variant)
-
-    def is_chosen(ref: VariantRef) -> bool:
-        if ref.name == baseline.name:
-            return True
-        if chosen.variants is not None and ref.name not in chosen.variants:
-            return False
-        return chosen.axis is None or ref.axis_values[chosen.axis] != baseline.axis_values[chosen.axis]
-
-    return [ref for ref in refs if is_chosen(ref)]
 
 
 def _usd(value: float | None) -> str:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from podium.components.study.schema import Study
     from podium.components.study.selection import Overrides, Selection
 
 Launcher = Literal["process", "job"]
@@ -78,30 +77,6 @@ def selection(
     from podium.components.study.selection import Selection
 
     return Selection(stages=names(stages), variants=names(variants), axis=axis, parallel=parallel, launcher=launcher)
-
-
-def check_selection(study: Study, chosen: Selection) -> None:
-    """Refuse a stage, variant or axis that the study does not have. Raises UserError listing every one.
-
-    A variant that a verdict will make (the combination of the top values) has no name yet that could be checked, so
-    variants are checked only where the selection stays within the first stage.
-    """
-    from podium.components.study.design import variants
-    from podium.trainer.errors import Problem, UserError
-
-    stages = list(study.stages)
-    problems = _unknown("--stages", chosen.stages or (), stages)
-    if chosen.axis is not None:
-        problems += _unknown("--axis", (chosen.axis,), list(study.axes))
-    if chosen.variants is not None and chosen.stages == (stages[0],):
-        problems += _unknown("--variants", chosen.variants, [variant.name for variant in variants(study)])
-    if problems:
-        raise UserError([Problem(flag, what) for flag, what in problems])
-
-
-def _unknown(flag: str, given: tuple[str, ...], known: list[str]) -> list[tuple[str, str]]:
-    allowed = ", ".join(known) or "none"
-    return [(flag, f"no {name!r} in the study, which has: {allowed}") for name in given if name not in known]
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from podium.pipelines.cli.console import result, result_json, say, stdout
+from podium.pipelines.cli.console import result, result_json, stdout
 from podium.pipelines.cli.options import (
     AxisName,
     Budget,
@@ -21,10 +21,13 @@ from podium.pipelines.cli.options import (
     Stages,
     StudyArgument,
     Variants,
-    check_selection,
     overrides,
     selection,
 )
+
+if TYPE_CHECKING:
+    from podium.components.study.cost import Cost
+    from podium.components.study.plan import Plan, StagePlan
 
 Site = Annotated[
     str | None, typer.Option(help="A YAML file with prices: gpu_classes: {l40s: {usd_per_gpu_hour: 1.2}}.")
@@ -56,12 +59,11 @@ def plan(
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus), site=site)
     chosen = selection(stages, variants, axis, parallel)
-    check_selection(loaded, chosen)
-    planned = make_plan(loaded, selection=chosen).to_json()
+    planned = make_plan(loaded, selection=chosen)
     if as_json:
-        result_json(planned)
+        result_json(planned.to_json())
     else:
-        _print(f"{loaded.name} ({loaded.profile})", planned)
+        _print(planned)
 
 
 def compile_pipeline(
@@ -95,38 +97,49 @@ def compile_pipeline(
         result(str(written))
 
 
-def _print(title: str, planned: dict[str, Any]) -> None:
+def _print(planned: Plan) -> None:
     from rich.table import Table
 
     from podium.trainer.units import format_count, format_usd
 
     console = stdout()
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("stage", "trials", "tokens", "GPUs at once", "GPU hours", "hours", "dollars"):
-        table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage in [*planned["stages"], {**planned, "name": "all"}]:
-        table.add_row(
-            stage["name"],
-            _trials(stage),
-            _or_unknown(stage.get("tokens"), format_count),
-            _or_unknown(stage.get("gpus"), str) if "gpus" in stage else "",
-            _or_unknown(stage.get("gpu_hours"), "{:.1f}".format),
-            _or_unknown(stage.get("hours"), "{:.1f}".format),
-            _or_unknown(stage.get("usd"), format_usd),
-        )
+    table = Table(title=f"{planned.study} ({planned.profile})", title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "trials", "tokens", "at once", "GPU hours", "hours", "dollars", "so far"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    table.add_row("shakedown", "1", "", "", *_figures(planned.shakedown))
+    for stage in planned.stages:
+        low_high = stage.trials_range
+        trials = f"{low_high[0]}–{low_high[1]}" if low_high else str(stage.trials)
+        tokens = f"{format_count(stage.tokens)}"
+        so_far = _priced(stage.usd_so_far) + ("" if stage.affordable else "!")
+        table.add_row(stage.name, trials, tokens, _devices(stage), *_figures(stage), so_far)
+    table.add_row("evaluation", str(planned.evaluation.trials), "", "", *_figures(planned.evaluation))
+    table.add_row("all", str(planned.trials), format_count(planned.tokens), "", *_figures(planned), style="bold")
     console.print(table)
-    naive, worst, usd = planned["usd_naive"], planned["usd_worst"], planned["usd"]
-    console.print(f"worst case {_or_unknown(worst, format_usd)}, naive plan {_or_unknown(naive, format_usd)}")
-    if naive and usd is not None:
-        console.print(f"saving against the naive plan: {format_usd(naive - usd)} ({100 * (naive - usd) / naive:.0f} %)")
-    for warning in planned.get("warnings", []):
-        say(f"note: {warning}")
+    branches = Table("if it ends with", "dollars", "", box=None, pad_edge=False)
+    for branch in planned.branches:
+        branches.add_row(branch["name"], _priced(branch["usd"]), "" if branch["affordable"] else "not affordable")
+    branches.add_row("worst case", _priced(planned.usd_worst))
+    branches.add_row("naive plan: every variant at the last stage's length", _priced(planned.usd_naive))
+    console.print(branches)
+    if planned.saving is not None:
+        console.print(f"saving against the naive plan: {100 * planned.saving:.0f} %")
+    if planned.budget_usd is not None:
+        console.print(f"budget: {format_usd(planned.budget_usd)}" + ("" if planned.affordable else ": not affordable"))
+    for warning in planned.warnings:
+        console.print(f"note: {warning}", markup=False, soft_wrap=True)
 
 
-def _trials(stage: dict[str, Any]) -> str:
-    low_high = stage.get("trials_range")
-    return f"{low_high[0]}–{low_high[1]}" if low_high else str(stage["trials"])
+def _figures(part: Plan | StagePlan | Cost) -> list[str]:
+    hours = ["not known" if value is None else f"{value:.1f}" for value in (part.gpu_hours, part.hours)]
+    return [*hours, _priced(part.usd)]
 
 
-def _or_unknown(value: Any, form: Any) -> str:
-    return "not priced" if value is None else str(form(value))
+def _devices(stage: StagePlan) -> str:
+    return f"{stage.gpus} × {stage.gpu_class or 'GPU'}" if stage.gpus else f"{stage.parallel} × CPU"
+
+
+def _priced(usd: float | None) -> str:
+    from podium.trainer.units import format_usd
+
+    return "not priced" if usd is None else format_usd(usd)

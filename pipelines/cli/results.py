@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from podium.pipelines.cli.console import result, result_json, say, stdout
+from podium.pipelines.cli.console import result, result_json, stdout
 from podium.pipelines.cli.find import all_runs, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store
 
@@ -30,6 +30,7 @@ def report(
     Example: [b]podium report runs/demo --open[/b]
     """
     from podium.components.reporting.build import build_report
+
     from podium.pipelines.cli.run import report_path
 
     found: list[Run] = all_runs(run) if every else [open_run(run, store)]
@@ -70,9 +71,11 @@ def export(
 def _export_table(runs: list[Run], to: Path) -> Path:
     """One CSV with the rows of every run's results.csv, made anew where a run has none yet."""
     from podium.components.reporting.build import build_report
+
     from podium.components.reporting.results_csv import columns_of, read_csv, to_csv
 
-    rows, axes = [], {}
+    rows: list[dict[str, str]] = []
+    axes: dict[str, None] = {}
     for each in runs:
         if not each.storage.exists("report/results.csv"):
             build_report(each)

@@ -28,7 +28,6 @@ from podium.pipelines.cli.options import (
     Store,
     StudyArgument,
     Variants,
-    check_selection,
     overrides,
     selection,
 )
@@ -77,6 +76,7 @@ def run(
     from podium.components.study.load import load_study, read_study_text
     from podium.components.study.plan import plan
     from podium.components.study.run import Run
+    from podium.pipelines.cli.corpus import check_corpus
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus))
     chosen = selection(stages, variants, axis, parallel, launcher)
@@ -85,13 +85,13 @@ def run(
 
         prepare_data(loaded, store, as_json=as_json, dry_run=dry_run)
         return
-    check_selection(loaded, chosen)
     planned = plan(loaded, selection=chosen)
     if dry_run:
         from podium.pipelines.cli.dry_run import show
 
         show(loaded, planned, chosen, store, as_json=as_json)
         return
+    check_corpus(loaded)
     text, _ = read_study_text(study)
     made = Run.create(store, loaded, profile, chosen, text, new=new)
     code = execute(made, chosen, as_json=as_json)

@@ -1,0 +1,67 @@
+"""The first page is quick and light, and every command teaches by an example."""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+
+import podium as package
+from podium.pipelines.cli.main import PANELS, name_of
+
+COMMANDS = [name_of(command) for commands in PANELS.values() for command in commands]
+HEAVY = ("kfp", "torch", "kubernetes", "mlflow", "boto3", "pandas", "scipy", "pydantic")
+
+PROBE = """
+import sys
+sys.argv = ["podium", "--help"]
+from podium.pipelines.cli.main import main
+try:
+    main()
+except SystemExit:
+    pass
+print([name for name in {heavy} if name in sys.modules], file=sys.stderr)
+"""
+
+
+def test_help_imports_no_framework():
+    found = subprocess.run(
+        [sys.executable, "-c", PROBE.format(heavy=HEAVY)], capture_output=True, text=True, check=True
+    )
+    assert found.stderr.strip() == "[]"
+    assert all(f"  {command} " in found.stdout for command in COMMANDS)
+
+
+def test_help_answers_within_half_a_second():
+    times = []
+    for _ in range(5):
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-c", PROBE.format(heavy=())], capture_output=True, check=True)
+        times.append(time.perf_counter() - began)
+    assert min(times) < 0.5, statistics.median(times)
+
+
+def test_the_commands_are_those_that_the_issue_names():
+    named = "new validate plan run compile status list logs report export sync cancel gc studies compare submit"
+    assert set(COMMANDS) == set(named.split())
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_by_an_example(podium, command):
+    page = podium(command, "--help")
+    assert page.exit_code == 0
+    assert f"podium {command}" in page.output.split("Example:")[1]
+
+
+def test_without_arguments_the_first_page_is_shown(podium):
+    assert podium().output == podium("--help").output
+    assert podium().exit_code == 0
+
+
+def test_version(podium):
+    assert podium("--version").output == f"podium {package.__version__}\n"
+
+
+def test_an_unknown_command_is_the_users_error(podium):
+    assert podium("rnu").exit_code == 2
