@@ -96,6 +96,10 @@ def _problem(detail: object, prefix: str) -> Problem:
     if kind == "missing":
         return Problem(where, "required, but missing")
     what = what.removeprefix("Value error, ").removeprefix("Input ")
+    if kind in ("model_type", "dict_type"):
+        what = "must be a mapping of fields"
+    elif what.startswith("should be "):
+        what = f"must be {what.removeprefix('should be ')}"
     if kind == "value_error" and "got " in what:
         return Problem(where, what)
     return Problem(where, f"{what}, got {_short(came)}")

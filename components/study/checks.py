@@ -14,10 +14,11 @@ from podium.components.study.trials import dataset_config, stage_seeds, variant_
 from podium.components.verdicts.verdict import VariantRef
 from podium.trainer.config import TrainConfig
 from podium.trainer.errors import ConfigError, Problem
-from podium.trainer.stopping import impossible_rules
+from podium.trainer.stop_checks import impossible_rules
 from podium.trainer.units import format_usd
 
 LONGEST_NAME = 60
+NAME_RULE = "must be lower-case letters, digits, '.', '_' or '-', first a letter or digit, since it becomes a folder"
 
 
 def check_study(study: Study) -> list[Problem]:
@@ -38,11 +39,7 @@ def _names(study: Study) -> Iterator[Problem]:
     ]
     for where, name in named:
         if not re.match(NAME, name) or len(name) > LONGEST_NAME:
-            yield Problem(
-                where,
-                f"a name becomes a folder: lower-case letters, digits, '.', '_' and '-', first a letter or digit, "
-                f"at most {LONGEST_NAME}, got {name!r}",
-            )
+            yield Problem(where, f"{NAME_RULE}, at most {LONGEST_NAME}, got {name!r}")
 
 
 def _design(study: Study) -> Iterator[Problem]:
@@ -107,22 +104,16 @@ def _configs(study: Study) -> Iterator[Problem]:
         if tokenizers > 1:
             yield from _incomparable(study, stage)
         configs: list[tuple[VariantRef, TrainConfig]] = []
-        rules: set[str] = set()
         for ref in refs:
             try:
-                config = variant_config(study, stage, ref)
+                configs.append((ref, variant_config(study, stage, ref)))
             except ConfigError as error:
                 if ref.name not in failed:
                     yield from error.problems
                 failed.add(ref.name)
                 if ref.name == study.baseline.variant:
                     break  # the base config itself: every other variant would say the same
-                continue
-            configs.append((ref, config))
-            key = repr((config.steps, config.tokens_per_step, config.evaluation, config.checkpoint, config.stop))
-            if key not in rules:
-                rules.add(key)
-                yield from (_placed(problem, study, stage, ref) for problem in impossible_rules(config))
+        yield from _impossible(study, stage, configs)
         if index == 0:
             yield from _identical([(ref, config, repr(prepared[ref.name])) for ref, config in configs])
 
@@ -155,10 +146,21 @@ def _identical(configs: list[tuple[VariantRef, TrainConfig, str]]) -> Iterator[P
         seen.setdefault(key, ref.name)
 
 
-def _placed(problem: Problem, study: Study, stage: str, ref: VariantRef) -> Problem:
-    part = f"stages.{stage}." if problem.where.startswith("stop") else "config."
-    whose = f"stage {stage}" if ref.name == study.baseline.variant else f"variant {ref.name}, stage {stage}"
-    return Problem(f"{part}{problem.where}", f"{problem.what} ({whose})")
+def _impossible(study: Study, stage: str, configs: list[tuple[VariantRef, TrainConfig]]) -> Iterator[Problem]:
+    """Rules and intervals that can never occur, each once: variants alike in what decides that are judged together."""
+    alike: dict[str, list[tuple[VariantRef, TrainConfig]]] = {}
+    for ref, config in configs:
+        key = repr((config.steps, config.tokens_per_step, config.evaluation, config.checkpoint, config.stop))
+        alike.setdefault(key, []).append((ref, config))
+    told: set[tuple[str, str]] = set()
+    for group in alike.values():
+        ref, config = group[0]
+        whose = f"stage {stage}" if len(group) > 1 or len(configs) < 3 else f"variant {ref.name}, stage {stage}"
+        for problem in impossible_rules(config):
+            if (problem.where, problem.what) not in told:
+                told.add((problem.where, problem.what))
+                part = f"stages.{stage}." if problem.where.startswith("stop") else "config."
+                yield Problem(f"{part}{problem.where}", f"{problem.what} ({whose})")
 
 
 def _budget(study: Study) -> Iterator[Problem]:

@@ -29,6 +29,10 @@ RESERVED = {
 """Fields of the trainer's config that a study sets elsewhere, and where."""
 
 
+_SHORT = {"lr": "learning_rate", "wd": "weight_decay", "batch_size": "sequences", "seq_len": "sequence_length"}
+"""What people call some fields."""
+
+
 @dataclass(frozen=True)
 class FieldType:
     """The declared type of a field. A section is a field too: an override may replace it whole, or set it to null."""
@@ -87,15 +91,20 @@ def no_such_field(path: str) -> str:
 def nearest(name: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'x'?` or, with nothing near, the names that are allowed beside it."""
     allowed = list(allowed)
-    close = difflib.get_close_matches(name, allowed, n=1, cutoff=0.6)
-    if not close and "." in name:  # a right name under a wrong section
-        last = name.rpartition(".")[2]
-        close = [path for path in allowed if path.rpartition(".")[2] == last][:1]
+    parent, _, last = name.rpartition(".")
+    beside = [path for path in allowed if path.rpartition(".")[0] == parent]
+    # in this order: a slip in the last part, the right name in another section, a slip elsewhere in the path
+    by_name = {path.rpartition(".")[2]: path for path in beside}
+    close = [
+        *(by_name[full] for short, full in _SHORT.items() if short == last and full in by_name),
+        *(by_name[match] for match in difflib.get_close_matches(last, by_name, n=1, cutoff=0.6)),
+        *(path for path in allowed if path.rpartition(".")[2] == last),
+        *difflib.get_close_matches(name, [p for p in allowed if p.count(".") == name.count(".")], n=1, cutoff=0.75),
+    ]
     if close:
         return f"; did you mean {close[0]!r}?"
-    parent = name.rpartition(".")[0]
-    beside = [path for path in allowed if path.rpartition(".")[0] == parent] or [p for p in allowed if "." not in p]
-    return f"; allowed: {', '.join(sorted(beside))}" if beside else ""
+    beside = beside or [path for path in allowed if "." not in path]
+    return f"; allowed: {', '.join(sorted(path.rpartition('.')[2] for path in beside))}" if beside else ""
 
 
 def with_overrides(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:

@@ -96,5 +96,5 @@ def _vocab_size(study: Study, variant: VariantRef) -> int:
 def _misfit(stage: str, variant: VariantRef, problems: Any) -> ConfigError:
     """The trainer's problems, placed at the config's field and naming whose it is."""
     return ConfigError(
-        Problem(f"config.{p.where}", f"{p.what} (variant {variant.name}, stage {stage})") for p in problems
+        Problem(f"config.{p.where}".rstrip("."), f"{p.what} (variant {variant.name}, stage {stage})") for p in problems
     )

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from podium.components.study.checks import check_study
+from podium.components.study.checks import NAME_RULE, check_study
 from podium.components.study.fields import RESERVED, coerce, fields_of, nearest
 from podium.components.study.promotion import Policy, Promotion
 from podium.components.study.schema import Axis, Baseline, Stage, Study, VariantSpec
@@ -20,7 +20,16 @@ MOST_SHOWN = 40
 
 _ENTRIES: dict[str, type[BaseModel]] = {"stages": Stage, "axes": Axis, "variants": VariantSpec}
 _POLICIES: tuple[type[Policy], ...] = get_args(get_args(Promotion)[0])
-_TAGS = re.compile(r"\.promotion\.(?:" + "|".join(p.model_fields["policy"].default for p in _POLICIES) + r")\b")
+_UNION = re.compile(r"\.(?:int|list\[int\])(?:\.\d+)?$")
+"""What pydantic appends to the place of a field that is a number or a list."""
+
+
+def _policy_name(policy: type[Policy]) -> str:
+    name: str = policy.model_fields["policy"].default
+    return name
+
+
+_TAGS = re.compile(r"\.promotion\.(?:" + "|".join(map(_policy_name, _POLICIES)) + r")\b")
 
 
 def validate(data: Mapping[str, Any], *, source: str, problems: Iterable[Problem] = ()) -> Study:
@@ -52,18 +61,30 @@ def _parse(data: Mapping[str, Any]) -> tuple[Study | None, list[Problem]]:
             return Study.model_validate(data), problems
         except ValidationError as error:
             if not problems:
-                problems = [_in_words(p, d["type"]) for p, d in zip(
-                    ConfigError.from_validation(error).problems, error.errors(), strict=True)]  # fmt: skip
+                told = zip(ConfigError.from_validation(error).problems, error.errors(), strict=True)
+                # a field that may be two things is reported once for each: once is enough
+                problems = list({p.where: p for p in (_in_words(p, d) for p, d in told)}.values())
             rest = data
             for detail in error.errors():
                 rest = _without(rest, detail["loc"], missing=detail["type"] == "missing")
-            data = rest
+            # with a stand-in for a faulty name the rest can still be judged
+            data = {"name": "study", "question": "-", **rest}
     return None, problems
 
 
-def _in_words(problem: Problem, kind: str) -> Problem:
-    where = _TAGS.sub(".promotion", problem.where)
-    if kind != "extra_forbidden":
+def _in_words(problem: Problem, detail: Any) -> Problem:
+    where = _UNION.sub("", _TAGS.sub(".promotion", problem.where))
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        policies = ", ".join(_policy_name(policy) for policy in _POLICIES)
+        return Problem(f"{where}.policy", f"must be one of {policies}, got {detail['input'].get('policy')!r}")
+    if where != problem.where and where.endswith(".seeds"):
+        value = detail["input"]
+        return Problem(where, f"must be a number of seeds or a list of seeds, got {value!r}")
+    if detail["type"] == "string_pattern_mismatch":
+        return Problem(where, f"{NAME_RULE}, got {detail['input']!r}")
+    if detail["type"] == "too_short":
+        return Problem(where, f"needs at least one, got {detail['input']!r}")
+    if detail["type"] != "extra_forbidden":
         return Problem(where, problem.what)
     parts = where.split(".")
     if parts[0] in _ENTRIES and len(parts) > 2:
