@@ -16,6 +16,8 @@ TOKENIZER = "tokenizer.json"
 TOKEN_BYTES = "token_bytes.npy"  # noqa: S105  a file name
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+SHARD_TOKENS = 100_000_000
+"""Tokens of a full shard, as FineWeb's."""
 
 
 class FileEntry(Section):

@@ -12,15 +12,13 @@ from typing import BinaryIO, Self
 import numpy as np
 import numpy.typing as npt
 
-from podium.trainer.data.manifest import Shard
+from podium.trainer.data.manifest import SHARD_TOKENS, Shard
 from podium.trainer.errors import DataError
 from podium.trainer.storage import sha256_of
 
 MAGIC, VERSION = 20240520, 1
 HEADER_INTS = 256
 HEADER_BYTES = HEADER_INTS * 4
-SHARD_TOKENS = 100_000_000
-"""Tokens of a full shard, as FineWeb's."""
 
 Tokens = npt.NDArray[np.uint16]
 

@@ -10,14 +10,8 @@ import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from podium.trainer.data.manifest import TOKEN_BYTES, TOKENIZER
+from podium.trainer.data.vocabulary import END_OF_TEXT, MAX_VOCABULARY, MIN_FREQUENCY, MIN_VOCABULARY
 from podium.trainer.errors import DataError
-
-END_OF_TEXT = "<|endoftext|>"
-MIN_VOCABULARY, MAX_VOCABULARY = 257, 65536
-"""256 bytes and the end of text; what uint16 holds."""
-MIN_FREQUENCY = 2
-SETTINGS = {"model": "byte-level BPE", "pattern": "gpt2", "min_frequency": MIN_FREQUENCY, "special": [END_OF_TEXT]}
-"""What decides the tokenizer beside corpus and vocabulary size; hashed into the dataset's fingerprint."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
