@@ -21,7 +21,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     "Before a run": [planning.plan, planning.compile_pipeline],
     "Run": [run.run, control.cancel],
     "Look": [status.status, status.list_runs, follow.logs, results.compare],
-    "Results": [results.report, results.export],
+    "Results": [results.report, results.export, results.sync],
     "Store": [control.gc],
 }
 NAMES = {"list_runs": "list", "compile_pipeline": "compile"}

@@ -30,7 +30,6 @@ def report(
     Example: [b]podium report runs/demo --open[/b]
     """
     from podium.components.reporting.build import build_report
-
     from podium.pipelines.cli.run import report_path
 
     found: list[Run] = all_runs(run) if every else [open_run(run, store)]
@@ -71,7 +70,6 @@ def export(
 def _export_table(runs: list[Run], to: Path) -> Path:
     """One CSV with the rows of every run's results.csv, made anew where a run has none yet."""
     from podium.components.reporting.build import build_report
-
     from podium.components.reporting.results_csv import columns_of, read_csv, to_csv
 
     rows: list[dict[str, str]] = []
@@ -127,3 +125,45 @@ def _row(run: Run) -> dict[str, str | float | None]:
         "p": winner.p if winner is not None else None,
         "usd": run.spent_usd(),
     }
+
+
+def sync(
+    run: RunArgument,
+    mlflow_uri: Annotated[
+        str | None, typer.Option(help="The tracking server, or sqlite:///path; by default the store's own.")
+    ] = None,
+    store: Store = "runs",
+) -> None:
+    """Send what MLflow lacks of a run: metrics, configs and results. What it has is not sent twice.
+
+    Example: [b]podium sync runs/demo --mlflow-uri http://mlflow.example:5000[/b]
+    """
+    from podium.components.launch.tracker import Sender
+    from podium.trainer.errors import InUseError, StorageError
+    from podium.trainer.mlflow_server import artifact_root, initialise
+    from podium.trainer.mlflow_server import mlflow_uri as own_uri
+
+    found = open_run(run, store)
+    if found.state() == "running":
+        raise InUseError(f"run {found.id} is going on and sends to MLflow itself; sync it when it has ended")
+    uri = mlflow_uri or own_uri(found.store_uri)
+    try:
+        initialise(uri)
+    except Exception as error:  # noqa: BLE001  MLflow raises what its database raises
+        raise StorageError(f"MLflow at {uri} does not serve: {error}") from None
+    for stage in found.stages:
+        Sender(found.uri, stage, found.study.name, found.id, uri, artifact_root(found.store_uri)).send()
+    started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
+    started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/config.json")}
+    missing = [name for name, folder in started.items() if not _is_sent(found, folder, uri)]
+    if missing:
+        raise StorageError(
+            f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}"
+        )
+    result(f"{len(started)} trials are in MLflow at {uri}")
+
+
+def _is_sent(run: Run, folder: str, uri: str) -> bool:
+    state = run.read_json(f"{folder}/sync.json") or {}
+    ended = run.storage.exists(f"{folder}/result.json")
+    return state.get("tracking_uri") == uri and bool(state.get("result_sha256") if ended else state.get("run_id"))

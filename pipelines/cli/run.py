@@ -122,7 +122,8 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
                 pipeline.stop(STOP_GRACE_SECONDS)
                 say("the same command goes on from where it stopped")
                 return Exit.INTERRUPTED
-            if pipeline.failure is not None:
+            # a step that ends because the run was cancelled says so as a failure
+            if pipeline.failure is not None and not run.storage.exists(layout.CANCEL):
                 raise pipeline.failure.error()
     return OF_STATE[run.state()]
 

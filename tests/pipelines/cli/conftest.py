@@ -1,11 +1,19 @@
 """A study of seconds, and the command line run in this process."""
 
+import json
+import math
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from podium.components.study import layout
+from podium.components.study.load import load_study
+from podium.components.study.run import Run
+from podium.components.verdicts.policy import decide
+from podium.components.verdicts.verdict import Verdict
 from podium.pipelines.cli.main import app
+from podium.trainer.result import Status, TrialResult
 
 TINY = """\
 name: tiny
@@ -66,3 +74,58 @@ def podium(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def _finish(run, stage, losses):
+    """Write what the trials of a stage leave, without training them, and the stage's verdict."""
+    for trial in run.trials(stage):
+        loss = losses[trial.variant.name] + 0.001 * (trial.seed % 10)
+        folder = trial.key.folder
+        result = TrialResult(
+            run_name=trial.key.name,
+            fingerprint=trial.fingerprint,
+            status=Status.COMPLETED,
+            reason="all steps done",
+            seed=trial.seed,
+            steps=8,
+            tokens=trial.config.tokens,
+            final_val_loss=loss,
+            final_val_perplexity=math.exp(loss),
+            best_val_loss=loss,
+            n_layers=1,
+            cost_usd=0.01,
+        )
+        run.storage.write_text(f"{folder}/config.json", run.run_spec(trial).model_dump_json())
+        line = {"step": 8, "tokens": trial.config.tokens, "val_loss": loss, "train_seconds": 2.0}
+        run.storage.write_text(f"{folder}/metrics.jsonl", json.dumps(line) + "\n")
+        for name in ("ckpt-step-4.pt", "ckpt-step-8.pt", "final-model.safetensors", "best-model.safetensors"):
+            run.storage.write_text(f"{folder}/checkpoints/{name}", "x" * 100)
+        run.storage.write_text(trial.key.log, f"first line of {trial.key.name}\nlast line\n")
+        run.storage.write_text(f"{folder}/result.json", result.model_dump_json())
+        run.ledger.append("trial_ended", trial.key.name, status="completed", reason=result.reason)
+    verdict = decide(run.study, run.results(stage))
+    assert isinstance(verdict, Verdict)
+    run.write_verdict(verdict)
+    return verdict
+
+
+@pytest.fixture
+def make_run(study, tmp_path):
+    """Makes a run as if it had been trained, up to a stage: `start`, `ranking`, `proof` or `registered`."""
+
+    def make(until="registered", *, store="store", losses=None):
+        losses = losses or {"baseline": 2.0, "rate-0.01": 1.5}
+        run = Run.create(str(tmp_path / store), load_study(str(study)), "full", None, study.read_text())
+        if until == "start":
+            return run
+        run.storage.write_json(layout.SHAKEDOWN, {"passed": True})
+        _finish(run, "ranking", losses)
+        if until == "ranking":
+            return run
+        verdict = _finish(run, "proof", losses)
+        if until == "registered":
+            champion = {"variant": verdict.winner, "proven": True, "alias": "champion", "metric": verdict.metric}
+            run.storage.write_json(layout.REGISTRATION, {**champion, "value": 1.5})
+        return run
+
+    return make
