@@ -1,0 +1,67 @@
+"""Build a run's report in its store: index.html, summary.md, results.csv, figures/ and the files of the study's layout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from podium.components.reporting.collect import collect
+from podium.components.reporting.document import sections
+from podium.components.reporting.from_csv import report_figures
+from podium.components.reporting.headline import headline
+from podium.components.reporting.layouts.param_allocation import phase1_files
+from podium.components.reporting.model import ReportData
+from podium.components.reporting.page import page
+from podium.components.reporting.results_csv import axis_keys, columns_of, result_rows, to_csv
+from podium.components.reporting.summary import summary
+from podium.components.reporting.table import Table
+from podium.components.reporting.tables import axis_tables as tables_of_axes
+from podium.components.study.run import Run
+
+FOLDER = "report"
+
+
+@dataclass(frozen=True)
+class Report:
+    """The report's files by name below `report/`; index.html among them."""
+
+    files: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def html(self) -> str:
+        """The page."""
+        return self.files["index.html"]
+
+
+def render(data: ReportData) -> Report:
+    """All files of the report, the same bytes for the same data."""
+    rows = result_rows(data)
+    figures = report_figures(data, rows)
+    head, parts = headline(data), sections(data, rows, figures)
+    files = {f"figures/{figure.name}.svg": figure.svg for figure in figures}
+    files["results.csv"] = to_csv(rows, columns_of(rows, axis_keys(data.study).values()))
+    if data.study.layout == "param-allocation":
+        files |= phase1_files(data)
+    files["summary.md"] = summary(data, head, parts)
+    files["index.html"] = page(data, head, parts)
+    return Report(files)
+
+
+def build_report(run: Run) -> str:
+    """Write the report of a run in any state into its `report/` and return the page's HTML.
+
+    Each file is replaced whole, the page last, and figures that no longer exist are removed; building again without
+    news writes the same bytes. Raises StorageError.
+    """
+    report = render(collect(run))
+    folder = run.storage.child(FOLDER)
+    for name, text in report.files.items():
+        folder.write_text(name, text)
+    for name in folder.list("figures"):
+        if name not in report.files:
+            folder.delete(name)
+    return report.html
+
+
+def axis_tables(run: Run) -> list[Table]:
+    """The comparison table of each axis, for a console."""
+    return tables_of_axes(collect(run))

@@ -1,0 +1,93 @@
+"""Direct labels on points: as many as fit without touching a point, a border or each other, the important first."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from podium.components.reporting.figures.style import FONT, INK, POINTS, short
+
+CHARACTER = 7.7
+"""Units of a character of DejaVu Sans at 13 units, on the wide side."""
+LINE = 16.0
+RADIUS = 6.0
+"""What a point keeps free around itself."""
+MAX_CHARACTERS = 20
+
+Box = tuple[float, float, float, float]
+"""left, bottom, right, top in units."""
+
+
+@dataclass(frozen=True)
+class Label:
+    """A wanted label at a point in data coordinates."""
+
+    x: float
+    y: float
+    text: str
+    color: str = INK
+    weight: str = "normal"
+
+
+def text_width(text: str) -> float:
+    """Width in units that the widest font may take."""
+    return CHARACTER * len(text)
+
+
+def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]]) -> int:
+    """Write the labels, given in the order of importance, where there is room; returns how many were written.
+
+    The limits of the axes must be final. A label may stand right, left, above or below of its point.
+    """
+    position = axes.get_position()
+    figure = axes.get_figure()
+    assert figure is not None
+    bound = figure.bbox.width - 1, position.y1 * figure.bbox.height + 12
+    left, bottom = position.x0 * figure.bbox.width, position.y0 * figure.bbox.height
+    taken: list[Box] = []
+    for x, y in points:
+        px, py = axes.transData.transform((x, y))
+        taken.append((px - RADIUS, py - RADIUS, px + RADIUS, py + RADIUS))
+    written = 0
+    for label in labels:
+        text = short(label.text, MAX_CHARACTERS)
+        px, py = axes.transData.transform((label.x, label.y))
+        width = text_width(text)
+        for bx, by in _candidates(px, py, width):
+            box = (bx, by, bx + width, by + LINE)
+            inside = box[0] >= left and box[1] >= bottom + 1 and box[2] <= bound[0] and box[3] <= bound[1]
+            if inside and not any(_overlap(box, other) for other in taken):
+                taken.append(box)
+                figure.text(
+                    bx / figure.bbox.width,
+                    (by + 3.5) / figure.bbox.height,
+                    text,
+                    color=label.color,
+                    fontweight=label.weight,
+                    fontsize=FONT * 72 / POINTS,
+                    ha="left",
+                    va="baseline",
+                )
+                written += 1
+                break
+    return written
+
+
+def _candidates(px: float, py: float, width: float) -> list[tuple[float, float]]:
+    away, half = RADIUS + 2, LINE / 2
+    return [
+        (px + away, py - half),
+        (px - away - width, py - half),
+        (px - width / 2, py + away),
+        (px - width / 2, py - away - LINE),
+        (px + 2, py + away),
+        (px - width - 2, py + away),
+        (px + 2, py - away - LINE),
+        (px - width - 2, py - away - LINE),
+    ]
+
+
+def _overlap(a: Box, b: Box) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]

@@ -1,0 +1,159 @@
+"""Every seed of every arm, and the arms' differences to the baseline with their intervals."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from scipy.special import stdtrit
+
+from podium.components.reporting import numbers
+from podium.components.reporting.figures.data import METRICS, Arm, Difference, PlotData
+from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, Figure, draw, plane, short
+
+MAX_ARMS = 16
+ROW = 46.0
+
+
+def pooled_variance(arms: Sequence[Sequence[float]]) -> tuple[float, int]:
+    """(variance, degrees of freedom) over arms of their own means: the textbook's within-group mean square."""
+    freedom = sum(len(values) - 1 for values in arms)
+    squares = sum((value - statistics.fmean(values)) ** 2 for values in arms for value in values if len(values) > 1)
+    return (squares / freedom if freedom else 0.0), freedom
+
+
+def differences(data: PlotData, stage: str) -> list[Difference]:
+    """Each arm's mean minus the baseline's with the two-sided 1 - 2·alpha interval by pooled variance: the verdict's
+    where the data carry it, else computed from the rows."""
+    if stage in data.differences:
+        return list(data.differences[stage])
+    metric, alpha = data.metric(stage), data.alphas.get(stage, 0.05)
+    arms = [arm for arm in data.arms(stage) if arm.values(metric)]
+    base = next((arm for arm in arms if arm.baseline), None)
+    variance, freedom = pooled_variance([arm.values(metric) for arm in arms])
+    if base is None or freedom == 0:
+        return []
+    reference = base.values(metric)
+    found = []
+    for arm in arms:
+        if arm is base:
+            continue
+        values = arm.values(metric)
+        value = statistics.fmean(values) - statistics.fmean(reference)
+        half = float(stdtrit(freedom, 1 - alpha)) * math.sqrt(variance * (1 / len(values) + 1 / len(reference)))
+        found.append(Difference(arm.variant, value, value - half, value + half))
+    return found
+
+
+def seeds_figure(data: PlotData, stage: str) -> Figure | None:
+    """Seed dots with mean and interval an arm, best first; None where no arm has two seeds."""
+    metric, alpha = data.metric(stage), data.alphas.get(stage, 0.05)
+    ranked = data.ranked(stage)
+    if not any(len(arm.values(metric)) > 1 for arm in ranked):
+        return None
+    shown = _first(ranked)
+    variance, freedom = pooled_variance([arm.values(metric) for arm in ranked])
+    quantile = float(stdtrit(freedom, 1 - alpha)) if freedom else 0.0
+    base = next((arm.mean(metric) for arm in ranked if arm.baseline), None)
+
+    def paint(canvas: Canvas) -> None:
+        axes = _rows(canvas, len(shown), METRICS[metric])
+        if base is not None:
+            _reference(axes, base, len(shown), MUTED, dashed=True)
+        spread = [value for arm in shown for value in arm.values(metric)]
+        for place, arm in enumerate(shown):
+            values, mean = arm.values(metric), arm.mean(metric)
+            assert mean is not None
+            color = INK if arm.baseline else GREEN if place == 0 else BLUE
+            half = quantile * math.sqrt(variance / len(values))
+            spread += [mean - half, mean + half]
+            axes.plot([mean - half, mean + half], [place, place], color=color, linewidth=2, alpha=0.6)
+            axes.plot(values, [place] * len(values), "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
+            axes.plot(mean, place, "|", color=color, markersize=15, markeredgewidth=2.4)
+            role = " · baseline" if arm.baseline else ""
+            _name(axes, place, arm.variant, f"{numbers.of_metric(metric, mean)}{role}", color)
+        _limits(axes, spread)
+
+    caption = (
+        f"A dot a seed, a bar the mean, a line the {100 * (1 - 2 * alpha):.0f} % interval by pooled variance; "
+        "the dashed line is the baseline's mean. Less is better."
+    )
+    if len(shown) < len(ranked):
+        caption += f" The best {len(shown) - 1} of {len(ranked)} variants and the baseline."
+    svg = draw(_height(len(shown)), paint, describe=f"Values of every seed in stage {stage}")
+    return Figure(f"seeds-{stage}", f"Every seed, {stage}", caption, svg, stage)
+
+
+def forest_figure(data: PlotData, stage: str) -> Figure | None:
+    """Differences to the baseline with intervals, best first; None where none can be given."""
+    found = sorted(differences(data, stage), key=lambda difference: difference.value)[:MAX_ARMS]
+    if not found:
+        return None
+    alpha = data.alphas.get(stage, 0.05)
+    decimals = numbers.decimals_of(data.metric(stage))
+
+    def paint(canvas: Canvas) -> None:
+        axes = _rows(canvas, len(found), f"difference to the baseline, {METRICS[data.metric(stage)].split(', ')[-1]}")
+        _reference(axes, 0.0, len(found), INK, dashed=False)
+        for place, item in enumerate(found):
+            color = GREEN if item.high < 0 else BLUE
+            axes.plot([item.low, item.high], [place, place], color=color, linewidth=2.2, solid_capstyle="round")
+            axes.plot(item.value, place, "D", color=color, markersize=7)
+            p = f" · p {numbers.p_value(item.p)}" if item.p is not None else ""
+            _name(axes, place, item.variant, numbers.signed(item.value, decimals) + p, color)
+        _limits(axes, [0.0, *(bound for item in found for bound in (item.low, item.high))])
+
+    caption = (
+        f"Left of the line is better than the baseline. Lines are {100 * (1 - 2 * alpha):.0f} % intervals by pooled "
+        "variance; green ones lie wholly on the better side."
+    )
+    svg = draw(_height(len(found)), paint, describe=f"Differences to the baseline in stage {stage}")
+    return Figure(f"differences-{stage}", f"Differences to the baseline, {stage}", caption, svg, stage)
+
+
+def _first(ranked: list[Arm]) -> list[Arm]:
+    if len(ranked) <= MAX_ARMS:
+        return ranked
+    head = ranked[: MAX_ARMS - 1]
+    base = [arm for arm in ranked if arm.baseline and arm not in head]
+    return head + (base or ranked[MAX_ARMS - 1 : MAX_ARMS])
+
+
+def _height(rows: int) -> float:
+    return rows * ROW + 60
+
+
+def _rows(canvas: Canvas, rows: int, below: str) -> Axes:
+    """A plane of rows from the top down, each with room for its name over its marks."""
+    axes = plane(canvas, left=12, right=12, top=8, bottom=52, below=below)
+    axes.set_ylim(rows - 0.6, -0.75)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.grid(visible=True, axis="x", color=GRID)
+    axes.spines["bottom"].set_color(FAINT)
+    return axes
+
+
+def _name(axes: Axes, place: int, name: str, value: str, color: str) -> None:
+    above = place - 0.36
+    line = axes.get_yaxis_transform()
+    room = 40 - len(value)
+    axes.text(0, above, short(name, room), transform=line, va="center", ha="left", color=color, fontweight="bold")
+    axes.text(1, above, value, transform=line, va="center", ha="right", color=INK)
+
+
+def _reference(axes: Axes, value: float, rows: int, color: str, *, dashed: bool) -> None:
+    """A vertical line beside the marks of each row, left out where the names stand."""
+    style: str | tuple[int, tuple[int, int]] = (0, (3, 3)) if dashed else "solid"
+    tops, ends = [place - 0.16 for place in range(rows)], [place + 0.3 for place in range(rows)]
+    axes.vlines([value] * rows, tops, ends, color=color, linewidth=1.2, linestyle=style)
+
+
+def _limits(axes: Axes, values: list[float]) -> None:
+    low, high = min(values), max(values)
+    margin = 0.06 * (high - low) or 0.01
+    axes.set_xlim(low - margin, high + margin)
+    axes.locator_params(axis="x", nbins=4)

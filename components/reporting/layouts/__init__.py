@@ -1,0 +1,1 @@
+"""Files of particular studies that the report adds to the common ones."""
