@@ -56,10 +56,11 @@ train-embedding-sweep: setup ## Train the ranking's embedding axis (25, 35, 45 %
 train-glu-sweep: setup ## Train the ranking's GLU axis (2.0, 2.66, 3.0, 4.0 ×)
 	$(SWEEP) --axis glu || [ $$? -eq 5 ]
 
-aggregate: setup ## One CSV table of all trials of all runs in STORE
+aggregate: setup ## One CSV table of all trials of all runs in STORE: all_runs.csv
 	$(PODIUM) export $(STORE) --layout table --to $(STORE)
 
-plots: reports ## Draw the figures of every run in STORE anew
+plots: aggregate ## The figures of that table, in STORE/plots
+	$(PODIUM) export $(STORE)/all_runs.csv --layout plots --to $(STORE)/plots
 
 reports: setup ## Build the report of every run in STORE anew
 	$(PODIUM) report $(STORE) --all

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from podium.components.study.run import Run
 
 
-TABLE = "table"
-"""The layout of `podium export` that is about a store, not a run."""
+TABLE, PLOTS = "table", "plots"
+"""Layouts of `podium export` that are not about one run."""
 
 
 def report(
@@ -47,43 +47,39 @@ def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="Folder to write into; it is made.")],
     layout: Annotated[
-        str,
-        typer.Option(help="generic, a study's own layout such as param-allocation, or table: every run as one CSV."),
+        str, typer.Option(help="generic, a study's own such as param-allocation, or table or plots: see above.")
     ] = "generic",
     store: Store = "runs",
 ) -> None:
     """Write a run's results into a folder, in the files that another tool or a paper expects.
 
-    [b]--layout table[/b] takes a store and writes one row a trial of all its runs.
+    [b]--layout table[/b] takes a store and writes all_runs.csv, a row a trial of all its runs. [b]--layout plots[/b]
+    takes any results CSV in place of RUN and draws every figure that it allows.
 
     Example: [b]podium export runs/demo --layout param-allocation --to phase1[/b]
     """
-    if layout == TABLE:
-        result(str(_export_table(all_runs(run), to)))
-        return
-    from podium.components.reporting.export import export as write_export
+    if to.exists() and not to.is_dir():
+        from podium.trainer.errors import Problem, UserError
 
-    for path in write_export(open_run(run, store), layout, to):
+        raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
+    for path in _export(run, layout, to, store):
         result(str(path))
 
 
-def _export_table(runs: list[Run], to: Path) -> Path:
-    """One CSV with the rows of every run's results.csv, made anew where a run has none yet."""
-    from podium.components.reporting.build import build_report
-    from podium.components.reporting.results_csv import columns_of, read_csv, to_csv
+def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
+    from podium.components.reporting.export import aggregate
+    from podium.components.reporting.export import export as write_run
+    from podium.components.reporting.from_csv import plots_from_csv
 
-    rows: list[dict[str, str]] = []
-    axes: dict[str, None] = {}
-    for each in runs:
-        if not each.storage.exists("report/results.csv"):
-            build_report(each)
-        columns, found = read_csv(each.storage.read_text("report/results.csv"))
-        rows += found
-        axes |= dict.fromkeys(columns[columns.index("seed") + 1 : columns.index("trial")])
+    if layout == PLOTS:
+        return plots_from_csv(Path(run), to)
+    if layout != TABLE:
+        return write_run(open_run(run, store), layout, to)
+    text = aggregate(all_runs(run))
     to.mkdir(parents=True, exist_ok=True)
     path = to / "all_runs.csv"
-    path.write_text(to_csv(rows, columns_of(rows, axes)), encoding="utf-8")
-    return path
+    path.write_text(text, encoding="utf-8")
+    return [path]
 
 
 def compare(
@@ -152,14 +148,13 @@ def sync(
     except Exception as error:  # noqa: BLE001  MLflow raises what its database raises
         raise StorageError(f"MLflow at {uri} does not serve: {error}") from None
     for stage in found.stages:
-        Sender(found.uri, stage, found.study.name, found.id, uri, artifact_root(found.store_uri)).send()
+        artifacts = artifact_root(found.store_uri)
+        Sender(found.uri, stage, f"trials/{stage}", found.study.name, found.id, uri, artifacts).send()
     started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
     started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/config.json")}
     missing = [name for name, folder in started.items() if not _is_sent(found, folder, uri)]
     if missing:
-        raise StorageError(
-            f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}"
-        )
+        raise StorageError(f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}")
     result(f"{len(started)} trials are in MLflow at {uri}")
 
 

@@ -1,4 +1,4 @@
-"""Tables for a terminal: an axis's experiments, and a stage's ranking."""
+"""The report's tables on a terminal."""
 
 from __future__ import annotations
 
@@ -9,58 +9,26 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from podium.components.study.run import Run
-    from podium.trainer.result import TrialResult
+
+STYLES = {"winner": "bold green", "baseline": "", "lost": "dim", "total": "bold", "": ""}
+"""How a line's mark is shown where there is colour."""
 
 
 def axis_tables(run: Run, stage: str) -> Iterator[Table]:
-    """A table per axis (experiment, value, perplexity, loss, layers) of the first stage; later stages have none.
-
-    Only axes of which a value has been tried besides the baseline's are shown.
-    """
+    """The comparison table of each axis once the first stage has its verdict; later stages have none of their own."""
     from rich.table import Table
+    from rich.text import Text
 
-    from podium.components.study.design import experiments
+    from podium.components.reporting.build import axis_tables as report_tables
 
     if stage != run.stages[0]:
         return
-    results: dict[str, list[TrialResult]] = {}
-    for trial in run.trials(stage):
-        found = run.result(trial.key)
-        if found is not None:
-            results.setdefault(trial.variant.name, []).append(found)
-    rows = experiments(run.study)
-    for name, axis in run.study.axes.items():
-        mine = [row for row in rows if row.axis == name]
-        if not any(row.variant in results for row in mine if row.variant != run.study.baseline.variant):
-            continue
+    for made in report_tables(run):
         table = Table(
-            title=axis.title or name, title_justify="left", box=None, pad_edge=False, title_style="bold", min_width=60
+            title=made.title, caption=made.note, title_justify="left", caption_justify="left", box=None, pad_edge=False
         )
-        for heading in ("experiment", "value", "perplexity", "loss", "layers", "status"):
-            table.add_column(heading, justify="left" if heading in ("experiment", "status") else "right")
-        for row in mine:
-            ended = results.get(row.variant, [])
-            perplexity = mean([result.final_val_perplexity for result in ended])
-            loss = mean([result.final_val_loss for result in ended])
-            layers = {str(result.n_layers) for result in ended if result.n_layers is not None}
-            statuses = sorted({result.status.value for result in ended}) or ["no result"]
-            table.add_row(
-                row.name,
-                str(row.value),
-                figure(perplexity, 2),
-                figure(loss, 4),
-                ", ".join(sorted(layers)),
-                ", ".join(statuses),
-            )
+        for column in made.columns:
+            table.add_column(column.title, justify="right" if column.number else "left")
+        for line in made.lines:
+            table.add_row(*(Text(cell) for cell in line.cells), style=STYLES[line.mark])
         yield table
-
-
-def mean(values: list[float | None]) -> float | None:
-    """The mean, None where there is no value or one is missing."""
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known and len(known) == len(values) else None
-
-
-def figure(value: float | None, digits: int) -> str:
-    """A number, or a dash for what was not measured."""
-    return "–" if value is None else f"{value:.{digits}f}"
