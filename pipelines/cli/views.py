@@ -71,7 +71,7 @@ class PlainView:
 
     def emit(self, renderable: Any) -> None:
         """Print it where results go."""
-        self._console.print(renderable)
+        _print(self._console, renderable)
 
 
 class LiveView:
@@ -102,7 +102,12 @@ class LiveView:
 
     def emit(self, renderable: Any) -> None:
         """Print it above the picture."""
-        self._console.print(renderable)
+        _print(self._console, renderable)
+
+
+def _print(console: Console, renderable: Any) -> None:
+    # a sentence may hold brackets that are no markup, and stays one line where nobody sets its width
+    console.print(renderable, markup=False, soft_wrap=isinstance(renderable, str) and not console.is_terminal)
 
 
 def plain_line(snapshot: Snapshot) -> str:

@@ -37,20 +37,13 @@ def test_a_trial_that_has_measured_nothing_yet_shows_no_number():
 def test_plain_progress_comes_at_each_change_and_every_ten_seconds(capsys):
     now = [0.0]
     view = PlainView(Console(file=io.StringIO()), clock=lambda: now[0])
-    for seconds, doing in (
-        (0, "shakedown"),
-        (3, "shakedown"),
-        (9.9, "shakedown"),
-        (10, "shakedown"),
-        (11, "ranking: training"),
-    ):
+    training = "ranking: training"
+    looks = [(0, "shakedown"), (3, "shakedown"), (9.9, "shakedown"), (10, "shakedown"), (11, training), (12, training)]
+    for seconds, doing in looks:
         now[0] = seconds
         view.show(snapshot(doing))
-    assert [line.split(" | ")[0] for line in capsys.readouterr().err.splitlines()] == [
-        "shakedown",
-        "shakedown",
-        "ranking: training",
-    ]
+    lines = [line.split(" | ")[0] for line in capsys.readouterr().err.splitlines()]
+    assert lines == ["shakedown", "shakedown", training]
 
 
 def draw(renderable, width=120):
@@ -68,7 +61,7 @@ def test_a_picture_has_a_bar_for_each_of_the_first_running_trials(running):
 
 
 def test_a_live_view_keeps_events_above_the_picture():
-    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    console = Console(file=io.StringIO(), width=120, force_terminal=True, highlight=False)
     with LiveView(console) as view:
         view.show(snapshot())
         view.event("ended ranking/wide/seed-42 [completed]")
