@@ -23,7 +23,7 @@ KFP ships the function's source alone, hence the imports inside it; `component.p
 import functools
 import importlib.metadata
 
-from kfp import dsl
+from podium.components.kfp_light import dsl
 
 VERSION = importlib.metadata.version("podium")
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES = 100_000
 """All inputs of a step travel in one command line, of which Linux takes 128 KiB an argument."""
+PLACEHOLDER = "{{$"
 DEFAULT_STORE = "s3://bucket/prefix"
 
 
@@ -91,14 +92,19 @@ def study_pipeline(
 
 
 def study_input(text: str, store: str | None) -> str:
-    """What the pipeline input `study` holds: the text, or the URI under which a long one was put into the store."""
+    """What the pipeline input `study` holds: the text, or the URI under which one that can't travel so was stored.
+
+    Raises UserError where that needs a store and none is given.
+    """
     data = text.encode()
-    if len(data) <= MAX_TEXT_BYTES:
+    # KFP takes `{{$` in a value for a placeholder of its own, and kfp.local falls over it.
+    if len(data) <= MAX_TEXT_BYTES and PLACEHOLDER not in text:
         return text
     if store is None:
+        what = f"has {len(data):,} bytes" if len(data) > MAX_TEXT_BYTES else f"has {PLACEHOLDER!r} in it"
         raise UserError(
-            f"the study's text has {len(data):,} bytes and a pipeline input holds at most {MAX_TEXT_BYTES:,}: "
-            "name the store into which it can be put (--store)"
+            f"the study's text {what}, and a pipeline input holds at most {MAX_TEXT_BYTES:,} bytes without "
+            f"{PLACEHOLDER!r}: name the store into which the text can be put (--store)"
         )
     storage = open_storage(store)
     key = f"studies/{hashlib.sha256(data).hexdigest()}.yaml"

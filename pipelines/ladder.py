@@ -21,12 +21,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kfp import dsl, kubernetes
-from podium.components.report.component import report
-
 from podium.components.evaluate.component import evaluate
+from podium.components.kfp_light import dsl, kubernetes
 from podium.components.prepare_data.component import prepare_data
 from podium.components.register.component import register
+from podium.components.report.component import report
 from podium.components.select.component import select
 from podium.components.shakedown.component import shakedown
 from podium.components.train.component import train
