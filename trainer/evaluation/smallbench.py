@@ -1,0 +1,165 @@
+"""SmallBench: SST-2, RTE, MRPC and BoolQ, zero-shot, through lm-eval, from the hub or from local files.
+
+Prompts, answers and metrics are those of lm-eval's own tasks (a test compares them), so that figures compare with
+published ones. Each answer is scored by its log-likelihood; accuracy is the share of examples where the right one wins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from podium.trainer.evaluation.local_tasks import Row
+
+if TYPE_CHECKING:
+    from podium.trainer.evaluation.language_model import PodiumLM
+
+Task = dict[str, Any]
+
+TASKS: dict[str, Task] = {
+    "sst2": {
+        "dataset_path": "nyu-mll/glue",
+        "dataset_name": "sst2",
+        "doc_to_text": "{{sentence}}\nQuestion: Is this sentence positive or negative?\nAnswer:",
+        "doc_to_choice": ["negative", "positive"],
+        "metadata": {"version": 1.0},
+    },
+    "rte": {
+        "dataset_path": "nyu-mll/glue",
+        "dataset_name": "rte",
+        "doc_to_text": "{{sentence1}}\nQuestion: {{sentence2}} True or False?\nAnswer:",
+        "doc_to_choice": ["True", "False"],
+        "metadata": {"version": 1.0},
+    },
+    "mrpc": {
+        "dataset_path": "nyu-mll/glue",
+        "dataset_name": "mrpc",
+        "doc_to_text": "Sentence 1: {{sentence1}}\nSentence 2: {{sentence2}}\n"
+        "Question: Do both sentences mean the same thing?\nAnswer:",
+        "doc_to_choice": ["no", "yes"],
+        "metadata": {"version": 1.0},
+    },
+    "boolq": {
+        "dataset_path": "aps/super_glue",
+        "dataset_name": "boolq",
+        "doc_to_text": "{{passage}}\nQuestion: {{question}}?\nAnswer:",
+        "doc_to_choice": ["no", "yes"],
+        "metadata": {"version": 2.0},
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TaskResult:
+    """One task: either measured, or the reason why not."""
+
+    accuracy: float | None = None
+    standard_error: float | None = None
+    """Sample standard deviation of the examples' correctness / √n; None for one example."""
+    n: int | None = None
+    majority: float | None = None
+    """Accuracy of always giving the commonest label of these examples: what chance is worth here."""
+    truncated: int | None = None
+    """Prompts of which the beginning was cut off, since they were longer than the model's training sequences."""
+    correct: tuple[int, ...] = ()
+    """1 or 0 for each example, in order: two models are compared by pairs (McNemar)."""
+    examples_sha256: str | None = None
+    """Of the examples: pairs are pairs only where it is the same."""
+    reason: str | None = None
+
+
+def run_smallbench(
+    make_model: Callable[[], PodiumLM], *, examples: Mapping[str, list[Row] | None] | None, limit: int | None = None
+) -> dict[str, TaskResult]:
+    """Every task's result, on local `examples` (see `local_tasks.read_task`), or with None on the hub's.
+
+    A task that can't be measured (no file, no network, no harness) has a reason instead of numbers.
+    """
+    try:
+        _be_quiet()
+        import lm_eval  # noqa: F401
+    except ImportError:
+        return {task: TaskResult(reason="lm-eval is not installed (the extra smallbench)") for task in TASKS}
+    model = make_model()
+    results = {}
+    for task in TASKS:
+        rows = None if examples is None else examples[task]
+        if examples is not None and rows is None:
+            results[task] = TaskResult(reason="no file of its validation examples was given")
+            continue
+        try:
+            samples = _evaluate(model, task, rows, limit)
+        except Exception as error:  # noqa: BLE001 - one task that the hub does not give must not cost the others
+            results[task] = TaskResult(reason=f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            continue
+        results[task] = _result(samples, model.truncated)
+    return results
+
+
+def harness_version() -> str | None:
+    """`lm-eval 0.4.13`, or None where it is not installed."""
+    try:
+        return f"lm-eval {version('lm_eval')}"
+    except PackageNotFoundError:
+        return None
+
+
+def mean_accuracy(results: Mapping[str, TaskResult]) -> float | None:
+    """The mean over tasks; None unless every task was measured."""
+    found = [result.accuracy for result in results.values() if result.accuracy is not None]
+    return sum(found) / len(found) if found and len(found) == len(results) else None
+
+
+def _evaluate(model: PodiumLM, task: str, rows: list[Row] | None, limit: int | None) -> list[dict[str, Any]]:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.evaluator import evaluate
+
+    config = {
+        "task": task,
+        **TASKS[task],
+        "output_type": "multiple_choice",
+        "validation_split": "validation",
+        "doc_to_target": "label",
+        "metric_list": [{"metric": "acc"}],
+    }
+    if rows is not None:
+        from datasets import Dataset
+
+        config["custom_dataset"] = lambda **_: {"validation": Dataset.from_list(rows)}
+    loaded = ConfigurableTask(config=config)
+    # its progress bars can't be switched off otherwise
+    with contextlib.redirect_stderr(io.StringIO()):
+        outcome = evaluate(lm=model, task_dict={task: loaded}, limit=limit, bootstrap_iters=0, log_samples=True)
+    samples: list[dict[str, Any]] = outcome["samples"][task]
+    return sorted(samples, key=lambda sample: sample["doc_id"])
+
+
+def _result(samples: Sequence[Mapping[str, Any]], truncated: int) -> TaskResult:
+    correct = np.array([sample["acc"] for sample in samples], dtype=np.float64)
+    labels = [sample["target"] for sample in samples]
+    n = len(correct)
+    return TaskResult(
+        accuracy=float(correct.mean()),
+        standard_error=float(correct.std(ddof=1) / np.sqrt(n)) if n > 1 else None,
+        n=n,
+        majority=max(labels.count(label) for label in set(labels)) / n,
+        truncated=truncated,
+        correct=tuple(int(value) for value in correct),
+        examples_sha256=hashlib.sha256("\n".join(sample["doc_hash"] for sample in samples).encode()).hexdigest(),
+    )
+
+
+def _be_quiet() -> None:
+    """Keep the harness's advice off the log of a step."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for name in ("lm_eval", "datasets"):
+        logging.getLogger(name).setLevel(logging.ERROR)
