@@ -32,7 +32,10 @@ def read_mapping(uri: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"must be YAML or JSON text, got {uri}") from None
     try:
-        data = yaml.safe_load(text)
+        # JSON is not quite YAML: 1e-06 is a number in one and text in the other
+        data = json.loads(text) if text.lstrip().startswith("{") and name.endswith(".json") else yaml.safe_load(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"not JSON: {error}", source=uri) from None
     except yaml.YAMLError as error:
         raise ConfigError(f"not YAML: {' '.join(str(error).split())}", source=uri) from None
     if not isinstance(data, dict) or not data:

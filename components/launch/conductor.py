@@ -40,7 +40,6 @@ from podium.trainer.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.result import Status, TrialResult
 from podium.trainer.stopping import Kill
 from podium.trainer.storage import join_uri
-from podium.trainer.sync import artifact_root
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 60.0
 """Wait before a trial's first restart, doubled each time up to the longest."""
@@ -95,8 +94,7 @@ def conduct(
         lease = Lease(run.storage, LEASE, what=f"run {run.id}", token=os.environ.get(TOKEN_VARIABLE) or None)
         stack.enter_context(lease)
         if tracking_uri is not None:
-            artifacts = artifact_root(run.store_uri)
-            stack.enter_context(Tracker(run.storage, stage, run.study.name, run.id, tracking_uri, artifacts))
+            stack.enter_context(Tracker(run, stage, f"trials/{stage}", tracking_uri))
         stack.callback(launcher.close)
         conductor = _Conductor(run, stage, launcher, selection or Selection(), command, beat, lease)
         try:

@@ -50,7 +50,9 @@ class Reuse:
                 # The entry goes first: a copy that is cut off is begun again, and never counted as trained here.
                 self._run.ledger.append("reuse", trial.key.name, run=other, fingerprint=trial.fingerprint)
                 target = self._run.storage.child(trial.key.folder)
-                _copy(source, target)
+                for key in source.list():
+                    if key not in _OWN:
+                        copy_object(source, target, key)
                 labels = self._run.run_spec(trial).labels
                 result = result.model_copy(update={"labels": labels})
                 target.write_json(RESULT, result.model_dump(mode="json"))
@@ -58,12 +60,13 @@ class Reuse:
         return None
 
 
-def _copy(source: Storage, target: Storage) -> None:
-    with tempfile.TemporaryDirectory(prefix="podium-reuse-") as scratch:
-        for key in source.list():
-            if key not in _OWN:
-                path = source.local_path(key)
-                if path is None:
-                    path = Path(scratch) / "file"
-                    source.download(key, path)
-                target.upload(path, key)
+def copy_object(source: Storage, target: Storage, key: str) -> None:
+    """Copy one object between storages under the same key, by way of this machine where both are remote."""
+    path = source.local_path(key)
+    if path is not None:
+        target.upload(path, key)
+        return
+    with tempfile.TemporaryDirectory(prefix="podium-copy-") as scratch:
+        path = Path(scratch) / "object"
+        source.download(key, path)
+        target.upload(path, key)

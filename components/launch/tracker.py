@@ -13,10 +13,13 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import Any
 
 from podium.components.launch import child
-from podium.trainer.storage import Storage, open_storage
+from podium.components.study.run import Run
+from podium.trainer.storage import open_storage
+from podium.trainer.sync import artifact_root, ensure_parent, initialise, sync_run
 
 INTERVAL_SECONDS = 15.0
 FINAL_SECONDS = 300.0
@@ -28,15 +31,16 @@ _log = logging.getLogger("podium.tracker")
 class Tracker:
     """The background process of one stage. A context: it has sent everything, or given up, when that is left."""
 
-    def __init__(self, storage: Storage, stage: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
-        """`storage` is the run's; `uri` is MLflow's, `artifacts` the root of its artifacts."""
+    def __init__(self, run: Run, stage: str, folder: str, uri: str) -> None:
+        """`folder` holds the stage's trials, from the run's folder; `uri` is MLflow's."""
         self._arguments = {
-            "run": storage.uri,
+            "run": run.storage.uri,
             "stage": stage,
-            "study": study,
-            "run_id": run_id,
+            "folder": folder,
+            "study": run.study.name,
+            "run_id": run.id,
             "uri": uri,
-            "artifacts": artifacts,
+            "artifacts": artifact_root(run.store_uri),
         }
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -75,6 +79,7 @@ def main() -> None:
 
     threading.Thread(target=wait_for_end, daemon=True).start()
     sender = Sender(**arguments)
+    sender.prepare()
     while not done.wait(INTERVAL_SECONDS):
         sender.send()
     sender.send()
@@ -83,17 +88,20 @@ def main() -> None:
 class Sender:
     """Sends a stage's trials to MLflow, below a run for the stage, below one for the study's run."""
 
-    def __init__(self, run: str, stage: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
+    def __init__(self, run: str, stage: str, folder: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
         self._storage = open_storage(run)
-        self._stage, self._study, self._run_id = stage, study, run_id
+        self._stage, self._folder, self._study, self._run_id = stage, folder, study, run_id
         self._uri, self._artifacts = uri, artifacts
         self._parent: str | None = None
         self._sent: dict[str, tuple[str, ...]] = {}
 
+    def prepare(self) -> None:
+        """Import MLflow while the first trials import torch, so that the end of a short stage does not wait for it."""
+        with suppress(Exception):  # the first send says what is wrong
+            initialise(self._uri)
+
     def send(self) -> None:
         """Send what has changed since the last time. A server that is down is left for the next time."""
-        from podium.trainer.sync import sync_run
-
         for folder in self._trials():
             stamps = self._stamps(folder)
             if stamps == self._sent.get(folder):
@@ -114,7 +122,7 @@ class Sender:
             self._sent[folder] = stamps
 
     def _trials(self) -> list[str]:
-        keys = self._storage.list(f"trials/{self._stage}")
+        keys = self._storage.list(self._folder)
         return [key.removesuffix("/config.json") for key in keys if key.endswith("/config.json")]
 
     def _stamps(self, folder: str) -> tuple[str, ...]:
@@ -122,8 +130,6 @@ class Sender:
         return tuple(self._storage.stamp(name) if self._storage.exists(name) else "" for name in names)
 
     def _ensure_parent(self) -> str | None:
-        from podium.trainer.sync import ensure_parent
-
         if self._parent is None:
             tags = {"study": self._study, "run": self._run_id}
             place: dict[str, Any] = {"tracking_uri": self._uri, "experiment": self._study, "artifacts": self._artifacts}

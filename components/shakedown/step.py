@@ -1,0 +1,150 @@
+"""What the step shakedown does: two short runs of the baseline on the prepared data, and the checks of what they left.
+
+The first run takes all steps; the second starts from what a run killed half way would have left (the checkpoint and
+the metrics up to it) and must take the same second half. A gate that passed is not run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import ExitStack
+
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Ended, Launcher, Task, trial_command
+from podium.components.launch.open_launcher import open_launcher
+from podium.components.launch.reuse import copy_object
+from podium.components.launch.tracker import Tracker
+from podium.components.shakedown.checks import CHECKPOINTS, Check, Shaken, run_checks
+from podium.components.study.cost import run_usd, usd_of_seconds
+from podium.components.study.design import baseline
+from podium.components.study.fingerprint import canonical_hash, trial_fingerprint
+from podium.components.study.layout import LEASE, SHAKEDOWN
+from podium.components.study.run import Run
+from podium.components.study.state import passed
+from podium.components.study.trials import stage_seeds, trial_config
+from podium.trainer.config import RunSpec, StopRules, TrainConfig
+from podium.trainer.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.storage import Storage, join_uri
+from podium.trainer.sync import mlflow_uri
+
+FOLDER = "shakedown"
+WHOLE, RESUMED = "whole", "resumed"
+LOG = "logs/shakedown.log"
+STARTS = 2
+"""Times that each of the two runs is started before a crash is the gate's answer."""
+
+
+def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
+    """Run the gate of a run: `pass` or `fail`, with every check in shakedown.json and the ledger.
+
+    `gpus` is what the step's pod requests; the gate runs on what one trial of the first stage takes. Raises UserError
+    where no device serves.
+    """
+    opened = Run.open(store, run)
+    gate = opened.read_json(SHAKEDOWN)
+    if gate is not None and passed(gate):
+        return "pass"
+    devices = next(iter(opened.study.stages.values())).resources.gpus_per_trial
+    with ExitStack() as stack:
+        lease = Lease(opened.storage, LEASE, what=f"run {opened.id}", token=os.environ.get(TOKEN_VARIABLE) or None)
+        stack.enter_context(lease)
+        starter = open_launcher(launcher, opened.storage, parallel=1, devices_per_task=devices)
+        stack.callback(starter.close)
+        opened.storage.delete_folder(FOLDER)
+        with Tracker(opened, FOLDER, FOLDER, mlflow_uri(store)):
+            spec = gate_spec(opened)
+            attempts = _run_twice(opened.storage.child(FOLDER), starter, spec, devices)
+        folder = opened.storage.child(FOLDER)
+        checks = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
+        if attempts[-1].code != 0:
+            checks.append(_crash(attempts[-1]))
+        return _record(opened, checks, sum(each.seconds for each in attempts) * max(devices, 1))
+
+
+def gate_spec(run: Run) -> RunSpec:
+    """What both runs are given: the baseline of the first stage for a few steps, evaluated and saved often."""
+    study, stage = run.study, run.stages[0]
+    control = baseline(study)
+    trial = trial_config(study, stage, control, stage_seeds(study, stage)[0])
+    steps = study.shakedown.steps
+    config = TrainConfig.model_validate(
+        trial.model_dump()
+        | {
+            "max_steps": steps,
+            "max_tokens": None,
+            "evaluation": trial.evaluation.model_copy(update={"every_steps": steps // 2}),
+            "checkpoint": trial.checkpoint.model_copy(update={"every_steps": steps // 4}),
+            "stop": StopRules(),
+        }
+    )
+    return RunSpec(
+        config=config,
+        dataset=run.dataset_uri(control),
+        fingerprint=trial_fingerprint(config, run.dataset_fingerprint(control), run_id=run.id),
+        watch=join_uri(run.uri, LEASE),
+        labels={
+            "study": study.name,
+            "run_id": run.id,
+            "stage": FOLDER,
+            "variant": control.name,
+            "seed": str(config.seed),
+        },
+    )
+
+
+def _run_twice(folder: Storage, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
+    """Both runs, one after the other; the second only where the first got to its end. Every attempt, in order."""
+    whole, resumed = folder.child(WHOLE), folder.child(RESUMED)
+    half = spec.config.steps // 2
+    whole.write_json("config.json", spec.model_dump(mode="json"))
+    attempts = _run(whole, launcher, devices)
+    if attempts[-1].code != 0 or not whole.exists(f"{CHECKPOINTS}/ckpt-step-{half}.pt"):
+        return attempts
+    # what a run that was killed half way leaves behind
+    copy_object(whole, resumed, f"{CHECKPOINTS}/ckpt-step-{half}.pt")
+    lines = whole.read_text("metrics.jsonl").splitlines(keepends=True)
+    resumed.write_text("metrics.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= half))
+    resumed.write_json("config.json", spec.model_dump(mode="json"))
+    return attempts + _run(resumed, launcher, devices)
+
+
+def _run(folder: Storage, launcher: Launcher, devices: int) -> list[Ended]:
+    """Start a run until it ends by itself; a crash may be the machine's fault once."""
+    name = folder.uri.rpartition("/")[2]
+    attempts: list[Ended] = []
+    while len(attempts) < STARTS:
+        number = str(len(attempts) + 1)
+        env = {ATTEMPT_VARIABLE: number, TOKEN_VARIABLE: ""}
+        launcher.start(Task(f"{FOLDER}/{name}", trial_command(folder.uri), LOG, env=env, devices=devices))
+        while not (ended := launcher.poll(60.0)):
+            pass
+        attempts += ended
+        if ended[-1].code in (0, USER_ERROR):
+            break
+    return attempts
+
+
+def _crash(ended: Ended) -> Check:
+    tail = "\n".join(ended.tail)
+    return Check(name="ended well", passed=False, detail=f"{ended.task.name} ended with code {ended.code}:\n{tail}")
+
+
+def _record(run: Run, checks: list[Check], device_seconds: float) -> str:
+    failed = [check for check in checks if check.required and not check.passed]
+    reason = "; ".join(f"{check.name}: {check.detail}" for check in failed)
+    price = run.study.shakedown.price
+    usd = usd_of_seconds(price, device_seconds)
+    gate = {
+        "passed": not failed,
+        "reason": reason or f"all of {sum(check.required for check in checks)} checks passed",
+        "checks": [check.model_dump(mode="json") for check in checks],
+        "device_seconds": round(device_seconds, 3),
+        "cost_usd": round(usd if usd is not None else run_usd(price, 1) or 0.0, 6),
+    }
+    outcome = "pass" if not failed else "fail"
+    # A gate that failed may fail again for another reason, and each time is news.
+    key = outcome if not failed else f"{outcome}/{canonical_hash([check.name for check in failed], 12)}"
+    run.ledger.append("gate", f"{FOLDER}/{key}", **gate)
+    run.storage.write_json(SHAKEDOWN, gate)
+    print(f"shakedown: {outcome}: {gate['reason']}", flush=True)
+    return outcome
