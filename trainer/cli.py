@@ -9,7 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.flags import ConfigFlag, DataFlag, DeviceFlag, PresetFlag, SeedFlag, SetFlag, ThreadsFlag
 from podium.trainer.inputs import spec_from_flags
+from podium.trainer.tools_command import generate_command, lr_find_command, overfit_command
 from podium.trainer.train_command import Tracking, run_alone, run_in_study
 
 USER_ERROR, CRASH = 2, 1
@@ -24,16 +26,6 @@ A first run, on text of your own:
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
-
-ConfigFlag = Annotated[str | None, typer.Option("--config", help="TrainConfig or RunSpec, YAML or JSON, path or URI.")]
-PresetFlag = Annotated[str | None, typer.Option("--preset", help="A named config instead: tiny, nano, 10m.")]
-DataFlag = Annotated[str | None, typer.Option("--data", help="Folder or URI of a prepared dataset (see prepare).")]
-SeedFlag = Annotated[int | None, typer.Option("--seed", help="Of weights and data order.")]
-DeviceFlag = Annotated[str | None, typer.Option("--device", help="auto, cuda, mps or cpu.")]
-ThreadsFlag = Annotated[int | None, typer.Option("--threads", help="CPU threads; the same number resumes bit for bit.")]
-SetFlag = Annotated[
-    list[str] | None, typer.Option("--set", help="Any other field: --set optimizer.weight_decay=0.05 (repeatable).")
-]
 
 
 @app.callback(help=_HELP)
@@ -100,6 +92,11 @@ def train(
     }
     spec = spec_from_flags(config, preset, data, changes, set_ or [])
     run_alone(spec, output_dir, run_name, resume, _tracking(mlflow_experiment, mlflow_uri, mlflow_offline))
+
+
+app.command("lr-find")(lr_find_command)
+app.command("overfit")(overfit_command)
+app.command("generate")(generate_command)
 
 
 def main() -> None:

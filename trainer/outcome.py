@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import resource
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
+from podium.trainer.allocation import count_parameters
 from podium.trainer.checkpoint import BEST, FINAL, full_name
 from podium.trainer.clock import Clock
 from podium.trainer.config import RunSpec, TrainConfig
@@ -16,6 +16,10 @@ from podium.trainer.curve import Point
 from podium.trainer.result import Status, TrialResult
 from podium.trainer.state import RunState, best_point, finite
 from podium.trainer.stopping import Stop, perplexity_of
+from podium.trainer.storage import Storage
+from podium.trainer.versions import versions
+
+RESULT = "result.json"
 
 
 @dataclass(frozen=True)
@@ -50,54 +54,10 @@ class Ending:
         """The training clock reached the limit."""
         return cls(Status.KILLED, f"time-out: {limit_seconds:g} s of training were allowed", tokens, tokens)
 
-
-def curve_result(ending: Ending, points: Sequence[Point]) -> dict[str, float | int | None]:
-    """The fields of a result that follow from the curve."""
-    judged = [point for point in points if point.tokens <= ending.judged_tokens]
-    final = judged[-1] if judged and judged[-1].tokens == ending.judged_tokens else None
-    if ending.status is Status.DIVERGED:
-        final = None
-    best = best_point(judged)
-    return {
-        "final_val_loss": final.val_loss if final else None,
-        "final_val_perplexity": _perplexity(final),
-        "final_bits_per_byte": final.bits_per_byte if final else None,
-        "best_val_loss": best.val_loss if best else None,
-        "best_val_perplexity": _perplexity(best),
-        "best_step": best.step if best else None,
-    }
-
-
-def clock_result(clock: Clock, tokens: int) -> dict[str, float | None]:
-    """The fields of a result that follow from the clock."""
-    training = clock.seconds("training")
-    return {
-        "training_seconds": training,
-        "evaluation_seconds": clock.seconds("evaluation"),
-        "compile_seconds": clock.seconds("compile"),
-        "checkpoint_seconds": clock.seconds("checkpoint"),
-        "tokens_per_second": tokens / training if training > 0 else None,
-    }
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most memory in use at once: of the GPU by tensors, or of this process."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def file_names(prefix: str, ending: Ending, state: RunState, last_checkpoint: int | None) -> dict[str, str | None]:
-    """Keys of the run's files. No best model where the one on disk is of after what the result counts."""
-    judged = best_point([point for point in state.points if point.tokens <= ending.judged_tokens])
-    on_disk = best_point(state.points)
-    best = judged is not None and judged == on_disk
-    return {
-        "final_model": f"{prefix}{FINAL}.safetensors",
-        "best_model": f"{prefix}{BEST}.safetensors" if best else None,
-        "last_checkpoint": None if last_checkpoint is None else f"{prefix}{full_name(last_checkpoint)}",
-    }
+    @classmethod
+    def out_of_memory(cls, tried: str, tokens: int) -> Ending:
+        """Memory ran out with the batch that `tried` names."""
+        return cls(Status.OUT_OF_MEMORY, f"out of memory with {tried}", tokens)
 
 
 def base_result(spec: RunSpec, run_name: str, ending: Ending, attempt: int) -> TrialResult:
@@ -114,11 +74,72 @@ def base_result(spec: RunSpec, run_name: str, ending: Ending, attempt: int) -> T
         kill_tokens=ending.kill_tokens,
         kill_detail=ending.reason if ending.kill_tokens is not None else None,
         attempts=attempt,
+        parameters=count_parameters(config.model),
         d_model=d_model,
         n_layers=n_layers,
         n_heads=n_heads,
         d_ff=d_ff,
     )
+
+
+def full_result(
+    base: TrialResult,
+    ending: Ending,
+    state: RunState,
+    clock: Clock,
+    *,
+    config: TrainConfig,
+    folder: Storage,
+    prefix: str,
+    saved_step: int | None,
+    passes: float,
+    device: torch.device,
+    world_size: int,
+) -> TrialResult:
+    """All that a run which was not cut short knows; `saved_step` is its last full checkpoint's."""
+    tokens = state.step * config.tokens_per_step
+    training = clock.seconds("training")
+    judged = [point for point in state.points if point.tokens <= ending.judged_tokens]
+    final = judged[-1] if judged and judged[-1].tokens == ending.judged_tokens else None
+    if ending.status is Status.DIVERGED:
+        final = None
+    best = best_point(judged)
+    best_model = f"{prefix}{BEST}.safetensors"
+    # none where the file is of after what the result counts, or where another run's best was not to be had
+    has_best = best is not None and best == best_point(state.points) and folder.exists(best_model)
+    return base.model_copy(
+        update={
+            "steps": state.step,
+            "tokens": tokens,
+            "stopped_tokens": None if ending.status is Status.COMPLETED else tokens,
+            "passes": passes,
+            "final_train_loss": state.train_loss,
+            "final_val_loss": final.val_loss if final else None,
+            "final_val_perplexity": _perplexity(final),
+            "final_bits_per_byte": final.bits_per_byte if final else None,
+            "best_val_loss": best.val_loss if best else None,
+            "best_val_perplexity": _perplexity(best),
+            "best_step": best.step if best else None,
+            "training_seconds": training,
+            "evaluation_seconds": clock.seconds("evaluation"),
+            "compile_seconds": clock.seconds("compile"),
+            "checkpoint_seconds": clock.seconds("checkpoint"),
+            "tokens_per_second": tokens / training if training > 0 else None,
+            "peak_memory_bytes": peak_memory_bytes(device),
+            "final_model": f"{prefix}{FINAL}.safetensors",
+            "best_model": best_model if has_best else None,
+            "last_checkpoint": None if saved_step is None else f"{prefix}{full_name(saved_step)}",
+            "versions": versions(device, world_size),
+        }
+    )
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory in use at once: of the GPU by tensors, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _perplexity(point: Point | None) -> float | None:

@@ -42,7 +42,7 @@ def run_in_study(folder_uri: str) -> TrialResult:
             )
         print(f"already done: {done.status.value}: {done.reason}", flush=True)
         return done
-    from podium.trainer.loop import train
+    from podium.trainer.run import train
 
     return train(spec, folder, checkpoint_prefix=STUDY_CHECKPOINTS, attempt=int(os.environ.get("PODIUM_ATTEMPT", "1")))
 
@@ -62,8 +62,8 @@ def run_alone(
     if done is not None and resume == "auto" and done.steps == spec.config.steps:
         print(f"already done: {done.status.value}: {done.reason}", flush=True)
         return done
-    from podium.trainer.loop import train
     from podium.trainer.reporting import BarReporter, LogReporter, Reporter
+    from podium.trainer.run import train
 
     reporter: Reporter = BarReporter() if sys.stdout.isatty() and first else LogReporter()
     with _synced(folder, tracking if first else None, run_name):

@@ -55,7 +55,9 @@ def linear_cross_entropy(x_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> 
     are never stored (the method of Liger Kernel's fused linear cross-entropy, Hsu et al., 2024).
     """
     if wants_plain(x_RD):
-        loss: Tensor = F.cross_entropy(F.linear(x_RD, weight_VD).float(), targets_R)
+        logits_RV = F.linear(x_RD, weight_VD)
+        logits_RV = logits_RV.float() if logits_RV.dtype.itemsize < 4 else logits_RV
+        loss: Tensor = F.cross_entropy(logits_RV, targets_R)
         return loss
     return _LinearCrossEntropy.apply(x_RD, weight_VD, targets_R)  # type: ignore[no-untyped-call,no-any-return]
 

@@ -1,0 +1,189 @@
+"""One run from its spec to `result.json`: everything around the loop, in the order it must be taken and left."""
+
+from __future__ import annotations
+
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import torch
+
+from podium.trainer import snapshot
+from podium.trainer.allocation import count_parameters, resolve_config
+from podium.trainer.background import BackgroundWriter
+from podium.trainer.clock import Clock
+from podium.trainer.config import RunSpec
+from podium.trainer.data.manifest import dataset_folder
+from podium.trainer.distributed import Ranks, joined, launched_ranks
+from podium.trainer.interruption import StopRequests
+from podium.trainer.lease import Lease
+from podium.trainer.loop import Loop
+from podium.trainer.outcome import RESULT, Ending, base_result, full_result
+from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory, set_up
+from podium.trainer.recorder import Recorder
+from podium.trainer.reference import ReferenceCurve
+from podium.trainer.reporting import LogReporter, Reporter
+from podium.trainer.result import TrialResult
+from podium.trainer.resume import AUTO, find_start
+from podium.trainer.setup import Parts, build_parts, compiles, warm_up
+from podium.trainer.state import RunState
+from podium.trainer.storage import Storage
+
+
+def train(
+    spec: RunSpec,
+    folder: Storage,
+    *,
+    run_name: str = "",
+    checkpoint_prefix: str = "",
+    resume: str | None = AUTO,
+    attempt: int = 1,
+    reporter: Reporter | None = None,
+) -> TrialResult:
+    """Run `spec` in `folder` to its end and write `result.json` last.
+
+    `checkpoint_prefix` is empty or ends with "/"; `resume` is `auto`, a full checkpoint's path or URI, or None.
+    Under torchrun every rank calls this; the first writes. Raises Interrupted where the run was asked to end and can
+    go on later, UserError for what does not fit, InUseError where another process trains in this folder.
+    """
+    spec = spec.model_copy(update={"config": resolve_config(spec.config)})
+    ranks = launched_ranks()
+    device = choose_device(spec.config.runtime.device, ranks.local_rank)
+    set_up(spec.config.runtime, device)
+    attempt_at = _Attempt(
+        spec=spec,
+        folder=folder,
+        prefix=checkpoint_prefix,
+        run_name=run_name or folder.uri.rpartition("/")[2],
+        number=attempt,
+        ranks=ranks,
+        device=device,
+        reporter=reporter or LogReporter(),
+    )
+    with ExitStack() as stack:
+        stack.callback(attempt_at.reporter.close)
+        return attempt_at.train(stack, resume)
+
+
+class _Attempt:
+    def __init__(
+        self,
+        *,
+        spec: RunSpec,
+        folder: Storage,
+        prefix: str,
+        run_name: str,
+        number: int,
+        ranks: Ranks,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        self.spec, self.config = spec, spec.config
+        self.folder, self.prefix = folder, prefix
+        self.run_name, self.number = run_name, number
+        self.ranks, self.device = ranks, device
+        self.reporter = reporter
+        self.clock = Clock(synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
+        self.state = RunState()
+
+    def train(self, stack: ExitStack, resume: str | None) -> TrialResult:
+        """Everything that must be released at the end goes on `stack`, the lease first, so that it is left last."""
+        lease = None
+        if self.ranks.is_first:
+            lease = stack.enter_context(Lease(self.folder, what=f"run {self.run_name}"))
+        stack.enter_context(joined(self.ranks, self.device))
+        requests = stack.enter_context(StopRequests(lease, self.spec.watch if self.ranks.is_first else None))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podium-run-")))
+        try:
+            parts, loop, recorder = self._build(stack, requests, scratch, resume)
+            ending = loop.run()
+        except Exception as error:
+            # Another rank's memory is not this one's to report: torchrun ends all, and the run is tried again.
+            if not is_out_of_memory(error) or not self.ranks.is_first:
+                raise
+            return self._out_of_memory()
+        return self._finish(parts, loop, recorder, ending)
+
+    def _build(
+        self, stack: ExitStack, requests: StopRequests, scratch: Path, resume: str | None
+    ) -> tuple[Parts, Loop, Recorder | None]:
+        config, ranks, spec = self.config, self.ranks, self.spec
+        checkpoints = self.folder.child(self.prefix) if self.prefix else self.folder
+        start = find_start(checkpoints, spec, resume, scratch)
+        parts = build_parts(config, self._data(), choose_precision(config.runtime.precision, self.device), ranks)
+        if start is not None:
+            self.state = snapshot.restore(start, parts, self.clock)
+        recorder = None
+        if ranks.is_first:
+            writer = stack.enter_context(BackgroundWriter())
+            recorder = Recorder(spec, self.folder, checkpoints, writer, scratch, self.clock)
+            stack.callback(recorder.close)
+            recorder.start(self.state, start, resume)
+            whence = f"from step {self.state.step} ({start.name})" if start else "from the start"
+            self.reporter.say(f"{self._description(parts)}, {whence}")
+        if compiles(config, parts.precision):
+            with self.clock.measure("compile"):
+                warm_up(parts, self._micro_batch)
+            self.reporter.say(f"compiled in {self.clock.seconds('compile'):.1f} s")
+        judges = ranks.is_first and config.stop.kill is not None
+        reference = ReferenceCurve(spec.reference_curves if judges else [], config.tokens)
+        saved_step = self.state.step if start is not None and start.own else None
+        loop = Loop(parts, self.state, self.clock, ranks, requests, recorder, reference, self.reporter, saved_step)
+        return parts, loop, recorder
+
+    def _data(self) -> Path:
+        """One process of each machine fetches the dataset, then the others find it there."""
+        if self.ranks.local_rank == 0:
+            folder = dataset_folder(self.spec.dataset)
+        self.ranks.barrier()
+        return folder if self.ranks.local_rank == 0 else dataset_folder(self.spec.dataset)
+
+    def _finish(self, parts: Parts, loop: Loop, recorder: Recorder | None, ending: Ending) -> TrialResult:
+        if recorder is not None:
+            recorder.save_final(loop.state, parts.model.state_dict())
+        result = full_result(
+            base_result(self.spec, self.run_name, ending, self.number),
+            ending,
+            loop.state,
+            self.clock,
+            config=self.config,
+            folder=self.folder,
+            prefix=self.prefix,
+            saved_step=loop.saved_step,
+            passes=parts.loader.passes(loop.state.step * self.config.tokens_per_step),
+            device=self.device,
+            world_size=self.ranks.world_size,
+        )
+        if recorder is not None:
+            self._write(result)
+        self.ranks.barrier()
+        return result
+
+    def _out_of_memory(self) -> TrialResult:
+        ending = Ending.out_of_memory(
+            f"{self._micro_batch} × {self.config.data.sequence_length} tokens in one forward pass "
+            f"({self.config.batch.sequences} sequences a step) on {self.device}",
+            self.state.step * self.config.tokens_per_step,
+        )
+        result = base_result(self.spec, self.run_name, ending, self.number)
+        result = result.model_copy(
+            update={"steps": self.state.step, "tokens": ending.judged_tokens, "stopped_tokens": ending.judged_tokens}
+        )
+        self._write(result)
+        return result
+
+    def _write(self, result: TrialResult) -> None:
+        self.folder.write_json(RESULT, result.model_dump(mode="json"))
+        self.reporter.say(f"{result.status.value}: {result.reason}")
+
+    @property
+    def _micro_batch(self) -> int:
+        share = self.config.batch.sequences // self.ranks.world_size
+        return share // self.config.batch.accumulation_steps(self.ranks.world_size)
+
+    def _description(self, parts: Parts) -> str:
+        return (
+            f"{count_parameters(self.config.model).total:,} parameters on {self.device}, "
+            f"{str(parts.precision.dtype).removeprefix('torch.')}, {torch.get_num_threads()} thread(s), "
+            f"{self.ranks.world_size} rank(s); {self.config.steps} steps of {self.config.tokens_per_step} tokens"
+        )
