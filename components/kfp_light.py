@@ -43,7 +43,7 @@ def _import_kubernetes() -> Any:
     finally:
         del sys.modules["kubernetes"]
     # The one module that holds on to the stand-in: its check of node affinities, which Podium does not set.
-    del sys.modules["kfp.kubernetes.node_affinity"].client  # type: ignore[attr-defined]
+    del sys.modules["kfp.kubernetes.node_affinity"].client
     return kubernetes
 
 

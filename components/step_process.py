@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from podium.trainer.errors import StorageError, UserError
+from podium.trainer.errors import PodiumError, UserError
 
 PIPELINE_PID = "PODIUM_PIPELINE_PID"
 """Environment: process id of the local pipeline that a step belongs to."""
@@ -30,14 +30,14 @@ FAILURE_FILE = "PODIUM_FAILURE_FILE"
 USER_ERROR = 2
 """Exit code of a step that refuses its input; as for the command line."""
 
-Kind = Literal["user", "storage", "crash"]
+Kind = Literal["user", "failed", "crash"]
 
 
 @contextmanager
 def step_process(name: str) -> Iterator[None]:
-    """Run a step's work: tied to the local pipeline's life, and a user's or the store's error told without traceback.
+    """Run a step's work: tied to the local pipeline's life, and every error of ours told without traceback.
 
-    Raises SystemExit with 2 for a UserError and 1 for a StorageError; anything else, a bug, goes up as it is.
+    Raises SystemExit with 2 for a UserError and 1 for another PodiumError; anything else, a bug, goes up as it is.
     """
     pid = os.environ.get(PIPELINE_PID)
     if pid:
@@ -47,8 +47,8 @@ def step_process(name: str) -> Iterator[None]:
     except UserError as error:
         _report(name, "user", error.message)
         raise SystemExit(USER_ERROR) from None
-    except StorageError as error:
-        _report(name, "storage", str(error))
+    except PodiumError as error:
+        _report(name, "failed", str(error))
         raise SystemExit(1) from None
     except Exception as error:
         _report(name, "crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)

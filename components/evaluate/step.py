@@ -1,0 +1,97 @@
+"""What the step evaluate does: each finalist measured by one process of the trainer, one at a time.
+
+One at a time, since latency and throughput mean something only with the device to itself. The files go straight into
+the run's `evaluation/<variant>/`, `metrics.json` last: a finalist that has one is done. An evaluation that fails is an
+entry in the ledger and a missing measurement, never the study's failure.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+
+from podium.components.launch.launcher import Ended, Launcher, Task
+from podium.components.launch.open_launcher import open_launcher
+from podium.components.study.cost import run_usd, usd_of_seconds
+from podium.components.study.finalists import Finalist, finalists
+from podium.components.study.layout import CANCEL, LEASE, evaluation_key
+from podium.components.study.run import Run
+from podium.trainer.errors import PodiumError
+from podium.trainer.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.storage import join_uri
+
+METRICS = "metrics.json"
+POLL_SECONDS = 2.0
+
+
+def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
+    """Evaluate the finalists of a run that have no evaluation yet; the names of those that have one now.
+
+    `gpus` is what the step's pod requests; one evaluation takes one GPU where the last stage's trials take any. Raises
+    UserError where no device serves, PodiumError when the run is cancelled.
+    """
+    opened = Run.open(store, run)
+    waiting = [each for each in finalists(opened) if not _is_done(opened, each)]
+    if waiting:
+        devices = min(1, opened.study.stages[opened.stages[-1]].resources.gpus_per_trial)
+        with ExitStack() as stack:
+            token = os.environ.get(TOKEN_VARIABLE) or None
+            stack.enter_context(Lease(opened.storage, LEASE, what=f"run {opened.id}", token=token))
+            starter = open_launcher(launcher, opened.storage, parallel=1, devices_per_task=devices)
+            stack.callback(starter.close)
+            for finalist in waiting:
+                _record(opened, finalist, _measure(opened, starter, evaluation_task(opened, finalist, devices)))
+    return [each.variant for each in finalists(opened) if _is_done(opened, each)]
+
+
+def evaluation_task(run: Run, finalist: Finalist, devices: int) -> Task:
+    """The process that measures a finalist, by what the study declares."""
+    declared, runtime = run.study.evaluation, finalist.trial.config.runtime
+    argv = [sys.executable, "-m", "podium.trainer", "evaluate"]
+    argv += ["--checkpoint", finalist.model_uri(run), "--data", finalist.trial.dataset_uri]
+    argv += ["--output", join_uri(run.uri, evaluation_key(finalist.variant))]
+    argv += ["--device", runtime.device, "--precision", runtime.precision]
+    argv += ["--threads", str(runtime.threads)] if runtime.threads is not None else []
+    argv += ["--skip-smallbench"] if declared.smallbench is None else ["--smallbench", declared.smallbench]
+    argv += [] if declared.latency else ["--skip-latency"]
+    argv += [] if declared.throughput else ["--skip-throughput"]
+    argv += [] if declared.max_batches is None else ["--max-eval-batches", str(declared.max_batches)]
+    name = f"evaluation/{finalist.variant}"
+    return Task(name, argv, f"logs/{name}.log", env={TOKEN_VARIABLE: ""}, devices=devices)
+
+
+def _measure(run: Run, launcher: Launcher, task: Task) -> Ended:
+    launcher.start(task)
+    while True:
+        for ended in launcher.poll(POLL_SECONDS):
+            return ended
+        if run.storage.exists(CANCEL):
+            raise PodiumError(f"run {run.id} was cancelled")
+
+
+def _is_done(run: Run, finalist: Finalist) -> bool:
+    """Whether it has its metrics; a process that was killed after writing them left no ledger entry, made here."""
+    metrics = run.read_json(f"{evaluation_key(finalist.variant)}/{METRICS}")
+    if metrics is None:
+        return False
+    _append(run, finalist.variant, float(metrics.get("evaluation_seconds") or 0.0), status="completed")
+    return True
+
+
+def _record(run: Run, finalist: Finalist, ended: Ended) -> None:
+    if run.storage.exists(f"{evaluation_key(finalist.variant)}/{METRICS}"):
+        _append(run, finalist.variant, ended.seconds, status="completed")
+        print(f"{finalist.variant}: evaluated in {ended.seconds:.0f} s", flush=True)
+        return
+    failed = sum(entry.data.get("variant") == finalist.variant for entry in run.ledger.entries("evaluation"))
+    key = f"{finalist.variant}/failed-{failed + 1}"
+    _append(run, key, ended.seconds, variant=finalist.variant, status="failed", code=ended.code, log_tail=ended.tail)
+    print(f"{finalist.variant}: not evaluated, code {ended.code}:\n" + "\n".join(ended.tail), flush=True)
+
+
+def _append(run: Run, key: str, seconds: float, *, variant: str | None = None, **data: object) -> None:
+    price = run.study.evaluation.price
+    usd = usd_of_seconds(price, seconds)  # of one device
+    cost = round(usd if usd is not None else run_usd(price, 1) or 0.0, 6)
+    run.ledger.append("evaluation", key, variant=variant or key, seconds=round(seconds, 3), cost_usd=cost, **data)

@@ -1,0 +1,123 @@
+"""What the step prepare_data does. Doing it again finds everything done and changes nothing.
+
+Whatever a user can get wrong is refused here, before anything is paid for: the study, the profile, inputs that
+contradict it, the store, the corpus, and splits shorter than one sequence.
+"""
+
+from __future__ import annotations
+
+import json
+
+from podium.components.prepare_data.gpus import gpu_problems
+from podium.components.study.design import variants
+from podium.components.study.load import Overrides, Selection, load_study
+from podium.components.study.run import Run
+from podium.components.study.schema import Study
+from podium.components.study.trials import dataset_config, datasets, variant_config
+from podium.components.verdicts.verdict import VariantRef
+from podium.trainer.data.manifest import check_lengths
+from podium.trainer.data.prepare import prepare as prepare_dataset
+from podium.trainer.errors import NotFoundError, Problem, UserError
+from podium.trainer.mlflow_server import initialise, mlflow_uri
+from podium.trainer.storage import open_storage, split_uri
+from podium.trainer.units import format_count, parse_usd
+
+LAUNCHERS = ("process", "job")
+
+
+def prepare(study: str, profile: str, store: str, budget: str, gpus: str, launcher: str, selection: str) -> str:
+    """Make the study a run of the store and its data ready; the run's id.
+
+    `study` is a YAML text, or the URI of one; `budget` dollars or empty for the study's own; `gpus` the pipeline's GPU
+    inputs as `stage=count,…`, empty where there are none; `selection` JSON or empty. Raises UserError listing every
+    problem, StorageError where the store can't be written.
+    """
+    chosen, problems = parse_selection(selection)
+    usd, more = _parse_budget(budget)
+    problems += more
+    if launcher not in LAUNCHERS:
+        problems.append(Problem("launcher", f"must be one of {', '.join(LAUNCHERS)}, got {launcher!r}"))
+    text = read_study_input(study)
+    loaded = load_study(text, profile=profile, overrides=Overrides(budget_usd=usd))
+    problems += gpu_problems(loaded, gpus, launcher, chosen.parallel)
+    problems += _unknown_names(loaded, chosen)
+    if problems:
+        raise UserError(problems)
+
+    run = Run.create(store, loaded, profile, chosen, text)
+    print(f"run {run.id} in {run.uri}", flush=True)
+    prepare_datasets(run)
+    initialise(mlflow_uri(store))
+    run.ledger.append("run_started", run.id, study=loaded.name, profile=loaded.profile, store=run.store_uri)
+    return run.id
+
+
+def read_study_input(study: str) -> str:
+    """The study's text: the input itself, or the object at the URI that it is. Raises UserError for none there."""
+    if "\n" in study or "://" not in study:
+        return study
+    folder, name = split_uri(study.strip())
+    try:
+        return open_storage(folder).read_text(name)
+    except NotFoundError:
+        raise UserError(Problem("study", f"no file at {study.strip()}")) from None
+
+
+def parse_selection(text: str) -> tuple[Selection, list[Problem]]:
+    """The selection in a pipeline input, and what is wrong with it: here a person may have typed it."""
+    try:
+        data = json.loads(text) if text.strip() else {}
+    except json.JSONDecodeError as error:
+        return Selection(), [Problem("selection", f"must be JSON or empty: {error}")]
+    allowed = tuple(Selection.__dataclass_fields__)
+    if not isinstance(data, dict) or set(data) - set(allowed):
+        return Selection(), [Problem("selection", f"must be a JSON object of {', '.join(allowed)}, got {text!r}")]
+    return Selection.from_json(text), []
+
+
+def prepare_datasets(run: Run) -> None:
+    """Prepare every dataset that the study may train on, and check that each split holds one sequence.
+
+    Raises DataError.
+    """
+    prepared = {}
+    for config in datasets(run.study).values():
+        key = config.model_dump_json(exclude={"workers"})
+        if key not in prepared:
+            prepared[key] = prepare_dataset(config, run.store)
+            tokens = ", ".join(f"{name} {format_count(split.tokens)}" for name, split in prepared[key].splits.items())
+            print(f"data {prepared[key].fingerprint}: {tokens} tokens", flush=True)
+    checked = set()
+    for stage in run.stages:
+        for variant in run.stage_variants(stage) or variants(run.study):
+            checked_now = _length_check(run.study, stage, variant)
+            if checked_now not in checked:
+                checked.add(checked_now)
+                key, sequence_length, splits = checked_now
+                check_lengths(prepared[key], sequence_length, splits)
+
+
+def _length_check(study: Study, stage: str, variant: VariantRef) -> tuple[str, int, tuple[str, str]]:
+    """Which dataset must hold sequences of which length in which splits."""
+    data = variant_config(study, stage, variant).data
+    key = dataset_config(study, variant).model_dump_json(exclude={"workers"})
+    return key, data.sequence_length, (data.train_split, data.validation_split)
+
+
+def _parse_budget(budget: str) -> tuple[float | None, list[Problem]]:
+    if not budget.strip():
+        return None, []
+    try:
+        usd = float(parse_usd(budget))
+    except ValueError as error:
+        return None, [Problem("budget", str(error))]
+    return (usd, []) if usd > 0 else (None, [Problem("budget", f"must be more than 0 dollars, got {budget!r}")])
+
+
+def _unknown_names(study: Study, chosen: Selection) -> list[Problem]:
+    unknown = [name for name in chosen.stages or () if name not in study.stages]
+    problems = [Problem("stages", f"no stage {name!r}; the study has {', '.join(study.stages)}") for name in unknown]
+    if chosen.axis is not None and chosen.axis not in study.axes:
+        known = ", ".join(study.axes) or "none"
+        problems.append(Problem("axis", f"no axis {chosen.axis!r}; the study has {known}"))
+    return problems

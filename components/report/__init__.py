@@ -1,0 +1,1 @@
+"""The last step: the whole report, registration included."""

@@ -1,0 +1,49 @@
+"""The finalists of a run: the arms of its last verdict that ran to the end, each with the model that stands for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from podium.components.study.outcomes import RANKED
+from podium.components.study.run import Run, Trial
+from podium.components.verdicts.verdict import Verdict
+from podium.trainer.result import TrialResult
+from podium.trainer.storage import join_uri
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A variant, and its first seed that ran to the end: the model that is evaluated and registered."""
+
+    variant: str
+    trial: Trial
+    result: TrialResult
+    model_key: str
+    """The weights (`….safetensors`, its `.json` beside it), relative to the trial's folder."""
+
+    def model_uri(self, run: Run) -> str:
+        """URI of the weights."""
+        return join_uri(run.uri, self.trial.key.folder, self.model_key)
+
+
+def last_verdict(run: Run) -> Verdict | None:
+    """The verdict of the last stage, or None while there is none."""
+    return run.verdict(run.stages[-1])
+
+
+def finalists(run: Run) -> list[Finalist]:
+    """The ranked arms of the last verdict, best first; empty while there is none.
+
+    A baseline whose figure was recorded elsewhere has no model and is left out.
+    """
+    verdict = last_verdict(run)
+    if verdict is None:
+        return []
+    found: dict[str, Finalist] = {}
+    for trial in run.trials(verdict.stage):
+        result = run.result(trial.key)
+        name = trial.variant.name
+        if name not in found and result is not None and result.status in RANKED and result.final_model is not None:
+            found[name] = Finalist(name, trial, result, result.final_model)
+    ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
+    return [found[row.variant] for row in ranked if row.variant in found]
