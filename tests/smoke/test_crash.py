@@ -1,0 +1,205 @@
+"""Killed at random instants and started again, a run ends as one that nobody disturbed.
+
+Compared are configs, metrics, results, verdicts, ledger and final weights; times, costs, attempts, logs, the lease and
+the ledger's entries about restarts may differ. Twenty kills in all: of the command's process group, of the command
+alone (its children must end by themselves), and from inside a checkpoint's, a manifest's and a ledger entry's write.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+TIMES = {
+    "time", "train_seconds", "training_seconds", "evaluation_seconds", "compile_seconds", "checkpoint_seconds",
+    "tokens_per_second", "device_seconds", "cost_usd", "spent_usd", "attempts", "attempt", "seconds",
+    "peak_memory_bytes", "created", "watch",
+}  # fmt: skip
+RESTARTS = {"restart", "trial_restarted", "run_started"}
+
+SABOTAGE = '''
+"""Kills this process and the command in the middle of a write, once."""
+import os, signal, random
+
+def _install(place, pattern, share, command):
+    def sabotaged(original):
+        def write(source, target, *rest, **options):
+            if pattern in os.fspath(target) and not os.path.exists(place) and random.random() < share:
+                with open(place, "w") as marker:
+                    marker.write(os.fspath(target))
+                if random.random() < 0.5:
+                    original(source, target, *rest, **options)
+                with open(command) as file:
+                    os.kill(int(file.read()), signal.SIGKILL)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(source, target, *rest, **options)
+        return write
+    os.replace, os.link, os.rename = sabotaged(os.replace), sabotaged(os.link), sabotaged(os.rename)
+
+if os.environ.get("SABOTAGE_MARKER"):
+    _install(os.environ["SABOTAGE_MARKER"], os.environ["SABOTAGE_PATTERN"],
+             float(os.environ["SABOTAGE_SHARE"]), os.environ["SABOTAGE_COMMAND"])
+'''
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {key: without_times(each) for key, each in value.items() if key not in TIMES}
+    return [without_times(each) for each in value] if isinstance(value, list) else value
+
+
+def picture(store: Path) -> dict[str, object]:
+    """Everything of a run that must not depend on how often it was interrupted."""
+    (run,) = [path for path in (store / "runs").iterdir() if path.is_dir()]
+    found: dict[str, object] = {"run": run.name}
+    for path in sorted(run.rglob("*")):
+        name, parts = str(path.relative_to(run)), path.relative_to(run).parts
+        if parts[0] not in ("trials", "verdicts") or not path.is_file():
+            continue
+        if path.name in ("config.json", "result.json") or parts[0] == "verdicts":
+            # URIs name the store's folder, which differs
+            text = path.read_text(encoding="utf-8").replace(str(store), "STORE")
+            found[name] = without_times(json.loads(text))
+        elif path.name == "metrics.jsonl":
+            lines = path.read_text(encoding="utf-8").splitlines()
+            found[name] = [without_times(json.loads(line)) for line in lines]
+            steps = [(line.get("step"), "val_loss" in line) for line in found[name]]
+            assert len(set(steps)) == len(steps), f"{name} has a step twice"
+        elif path.name == "final-model.safetensors":
+            found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    entries = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((run / "ledger").glob("*.json"))]
+    keys = [(entry["kind"], entry["key"]) for entry in entries]
+    assert len(set(keys)) == len(keys), "an entry of the ledger is there twice"
+    found["ledger"] = sorted(key for key in keys if key[0] not in RESTARTS)
+    return found
+
+
+def finished(store: Path) -> dict[str, int]:
+    """The trials that have a result, with when their final weights were written."""
+    models = store.glob("runs/*/trials/*/*/*/checkpoints/final-model.safetensors")
+    return {
+        str(path.parents[1].relative_to(store)): path.stat().st_mtime_ns
+        for path in models
+        if (path.parents[1] / "result.json").exists()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """What a run leaves that nobody interrupts; made once by the first test that asks."""
+    return {"folder": tmp_path_factory.mktemp("undisturbed")}
+
+
+@pytest.fixture
+def reference(undisturbed, start, seconds_study):
+    """The picture of that run, and the seconds it took."""
+    if "picture" not in undisturbed:
+        store = undisturbed["folder"] / "store"
+        began = time.monotonic()
+        process = start("run", seconds_study, "--store", store)
+        assert process.wait(600) == 0, (seconds_study.parent / "output.log").read_text()[-3000:]
+        undisturbed.update(picture=picture(store), seconds=time.monotonic() - began)
+    return undisturbed
+
+
+def kill(process, *, group: bool) -> None:
+    if group:
+        os.killpg(process.pid, signal.SIGKILL)
+    else:
+        process.kill()
+    process.wait()
+
+
+def check_children_are_gone(store: Path) -> None:
+    """Nobody who works in the store outlives the command by more than a few seconds."""
+    deadline = time.monotonic() + 10
+    while (left := processes_of(store)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not left, left
+
+
+def processes_of(store: Path) -> list[str]:
+    found = []
+    for place in Path("/proc").glob("[0-9]*"):
+        try:
+            command = (place / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            state = (place / "stat").read_text().rpartition(")")[2].split()[0]
+        except OSError:
+            continue
+        if str(store) in command and state != "Z" and int(place.name) != os.getpid():
+            found.append(f"{place.name}: {command[:200]}")
+    return found
+
+
+@pytest.mark.parametrize("group", [True, False], ids=["the process group", "the command alone"])
+@pytest.mark.parametrize("chain", [1, 2])
+def test_a_run_killed_at_random_instants_ends_as_one_undisturbed(
+    start, seconds_study, tmp_path, reference, group, chain
+):
+    chance = random.Random(f"{group} {chain}")
+    store = tmp_path / "store"
+    done: dict[str, int] = {}
+    kills = 0
+    while True:
+        process = start("run", seconds_study, "--store", store)
+        # Later starts have less to do, so short lives still see every part of a run.
+        life = chance.uniform(0.2, reference["seconds"] / 2) if kills < 5 else 600
+        try:
+            code = process.wait(life)
+        except subprocess.TimeoutExpired:
+            kill(process, group=group)
+            check_children_are_gone(store)
+            kills += 1
+        else:
+            assert code == 0, (tmp_path / "output.log").read_text()[-3000:]
+            break
+        now = finished(store)
+        assert {name: now[name] for name in done} == done, "a finished trial was run again"
+        done = now
+    assert {name: finished(store)[name] for name in done} == done
+    assert kills >= 4
+    assert picture(store) == reference["picture"]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "share"),
+    [
+        ("checkpoints/ckpt-step-", 0.3),
+        ("manifest.json", 1.0),
+        ("ledger/", 0.3),
+        ("result.json", 0.5),
+        ("verdicts/", 1.0),
+    ],
+    ids=["checkpoint", "manifest", "ledger", "result", "verdict"],
+)
+def test_a_run_killed_inside_a_write_ends_the_same(start, seconds_study, tmp_path, reference, pattern, share):
+    store, place, command = tmp_path / "store", tmp_path / "marker", tmp_path / "command"
+    (tmp_path / "sabotage").mkdir()
+    (tmp_path / "sabotage" / "sitecustomize.py").write_text(SABOTAGE, encoding="utf-8")
+    process = start(
+        "run",
+        seconds_study,
+        "--store",
+        store,
+        PYTHONPATH=str(tmp_path / "sabotage"),
+        SABOTAGE_MARKER=str(place),
+        SABOTAGE_PATTERN=pattern,
+        SABOTAGE_SHARE=str(share),
+        SABOTAGE_COMMAND=str(command),
+    )
+    command.write_text(str(process.pid))
+    code = process.wait(600)
+    assert code == -signal.SIGKILL, "nothing was killed"
+    assert pattern in place.read_text()
+    check_children_are_gone(store)
+    again = start("run", seconds_study, "--store", store)
+    assert again.wait(600) == 0, (tmp_path / "output.log").read_text()[-3000:]
+    assert picture(store) == reference["picture"]
