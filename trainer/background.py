@@ -6,8 +6,6 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from types import TracebackType
-from typing import Self
 
 from podium.trainer.errors import NotFoundError, StorageError
 
@@ -45,13 +43,9 @@ class BackgroundWriter:
         if self._last is not None:
             self._last.result()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if error is not None:
+    def close(self, *, give_up: bool = False) -> None:
+        """End the thread after the jobs at hand; `give_up`: none of them is tried a second time."""
+        if give_up:
             self._giving_up.set()
         self._jobs.put(None)
         self._thread.join()

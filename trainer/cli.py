@@ -8,7 +8,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from podium.trainer.data.command import prepare_command
 from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.evaluation.command import evaluate_command
 from podium.trainer.flags import ConfigFlag, DataFlag, DeviceFlag, PresetFlag, SeedFlag, SetFlag, ThreadsFlag
 from podium.trainer.inputs import spec_from_flags
 from podium.trainer.tools_command import generate_command, lr_find_command, overfit_command
@@ -19,10 +21,10 @@ USER_ERROR, CRASH = 2, 1
 _HELP = """Train, look at and use one language model.
 
 \b
-A first run, on text of your own:
-  python -m podium.trainer prepare --data "notes/*.txt" --vocab-size 4k --output-dir data
-  python -m podium.trainer train --preset tiny --data data/data/<fingerprint> --run-name first --output-dir runs
-  python -m podium.trainer generate runs/first/final-model.safetensors --data data/data/<fingerprint>
+A first run, on text of your own (prepare prints the fingerprint):
+  python -m podium.trainer prepare --corpus "notes/*.txt" --vocab-size 4k
+  python -m podium.trainer train --preset tiny --data runs/data/FINGERPRINT --run-name first
+  python -m podium.trainer generate runs/first/final-model.safetensors --data runs/data/FINGERPRINT
 """
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -94,6 +96,8 @@ def train(
     run_alone(spec, output_dir, run_name, resume, _tracking(mlflow_experiment, mlflow_uri, mlflow_offline))
 
 
+app.command("prepare")(prepare_command)
+app.command("evaluate")(evaluate_command)
 app.command("lr-find")(lr_find_command)
 app.command("overfit")(overfit_command)
 app.command("generate")(generate_command)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from torch import Tensor, nn
 
@@ -26,26 +27,28 @@ BEST_SECONDS = 60.0
 
 
 class Recorder:
-    """Metrics and checkpoints of one attempt. Time spent here counts as `checkpoint` on the clock."""
+    """Metrics and checkpoints of one attempt, written beside training; a context, at whose end nothing is open.
+
+    Time that training waits here counts as `checkpoint` on the clock.
+    """
 
     def __init__(
         self,
         spec: RunSpec,
         folder: Storage,
         checkpoints: Storage,
-        writer: BackgroundWriter,
         scratch: Path,
         clock: Clock,
     ) -> None:
         """`checkpoints` is the folder of the checkpoints, `scratch` a local one for what goes to a remote store."""
         self._spec = spec
         self._checkpoints = checkpoints
-        self._writer = writer
+        self._writer = BackgroundWriter()
         self._clock = clock
         self._metrics = MetricsLog(folder, scratch)
         # in a study the conductor removes full checkpoints, once the stage's last verdict is written
         keep_last = None if spec.fingerprint else spec.config.checkpoint.keep_last
-        self._files = CheckpointWriter(checkpoints, spec.config, writer, scratch, keep_last=keep_last)
+        self._files = CheckpointWriter(checkpoints, spec.config, self._writer, scratch, keep_last=keep_last)
         self._last_put = self._last_best = time.monotonic()
 
     def start(self, state: RunState, start: Start | None, resume: str | None) -> None:
@@ -94,8 +97,13 @@ class Recorder:
         with self._clock.measure("checkpoint"):
             self._writer.drain()
 
-    def close(self) -> None:
-        """Close the metrics' file."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._writer.close(give_up=error is not None)  # its jobs put metrics
         self._metrics.close()
 
     def _put(self) -> None:

@@ -10,7 +10,6 @@ import torch
 
 from podium.trainer import snapshot
 from podium.trainer.allocation import count_parameters, resolve_config
-from podium.trainer.background import BackgroundWriter
 from podium.trainer.clock import Clock
 from podium.trainer.config import RunSpec
 from podium.trainer.data.manifest import dataset_folder
@@ -115,9 +114,7 @@ class _Attempt:
             self.state = snapshot.restore(start, parts, self.clock)
         recorder = None
         if ranks.is_first:
-            writer = stack.enter_context(BackgroundWriter())
-            recorder = Recorder(spec, self.folder, checkpoints, writer, scratch, self.clock)
-            stack.callback(recorder.close)
+            recorder = stack.enter_context(Recorder(spec, self.folder, checkpoints, scratch, self.clock))
             recorder.start(self.state, start, resume)
             whence = f"from step {self.state.step} ({start.name})" if start else "from the start"
             self.reporter.say(f"{self._description(parts)}, {whence}")
