@@ -35,6 +35,7 @@ from podium.pipelines.cli.options import (
 if TYPE_CHECKING:
     from podium.components.study.run import Run
     from podium.components.study.selection import Selection
+    from podium.components.verdicts.verdict import Verdict
     from podium.pipelines.cli.views import View
     from podium.pipelines.local import LocalPipeline
 
@@ -139,27 +140,34 @@ def conclude(run: Run, code: int, *, as_json: bool) -> None:
 
 
 def summarise(run: Run) -> dict[str, Any]:
-    """Winner, verdict in one sentence, and path of the report; None for what there is not yet."""
+    """Winner, verdict in a few words, and path of the report; None for what there is not yet."""
     from podium.components.study import layout
 
-    verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
     gate = run.read_json(layout.SHAKEDOWN)
-    registered = run.read_json(layout.REGISTRATION)
+    verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
     winner = None
     if gate is not None and not gate.get("passed"):
-        said = "the shakedown failed: " + str(gate.get("reason") or "see podium logs")
+        said = f"the shakedown failed: {gate.get('reason')}"
     elif not verdicts:
-        said = "no verdict yet"
+        said = "no verdict yet, the same command goes on"
+    elif len(verdicts) < len(run.stages) and verdicts[-1].decision == "promote":
+        said = f"{verdicts[-1].stage} promotes {len(verdicts[-1].promoted)}, the same command goes on"
     else:
-        last = verdicts[-1]
-        finished = len(verdicts) == len(run.stages) or last.decision == "stop"
-        winner = last.winner if finished else None
-        said = f"{last.claim}: {last.reason}" if finished and last.winner else f"{last.decision}: {last.reason}"
-        if not finished:
-            said = f"{last.stage} says {said}; the same command goes on"
-    if registered is not None:
-        winner = registered["variant"]
-    return {"winner": winner, "verdict": said.rstrip("."), "report": report_path(run)}
+        winner = verdicts[-1].winner
+        said = _in_words(verdicts[-1])
+    return {"winner": winner, "verdict": said, "report": report_path(run)}
+
+
+def _in_words(verdict: Verdict) -> str:
+    arm = next((arm for arm in verdict.ranking if arm.variant == verdict.winner), None)
+    if arm is None or arm.mean is None:
+        return verdict.reason
+    words = [f"{verdict.claim if verdict.claim != 'none' else verdict.decision}: {verdict.metric} {arm.mean:.4f}"]
+    if arm.difference is not None:
+        words.append(f"{arm.difference:+.4f} against the baseline")
+    if arm.p is not None:
+        words.append(f"p = {arm.p:.2g}")
+    return ", ".join(words)
 
 
 def report_path(run: Run) -> str | None:

@@ -11,6 +11,18 @@ if TYPE_CHECKING:
     from podium.components.study.ledger import Entry
     from podium.components.study.run import Run, Trial
 
+WORDS = {
+    "run_started": "started {}",
+    "gate": "shakedown",
+    "trial_ended": "ended {}",
+    "kill": "killed {}",
+    "trial_restarted": "restarted {}",
+    "more_trials": "more trials {}",
+    "registration": "registered {}",
+    "report": "report built",
+}
+"""Kind of a ledger entry → how a line about it begins; other kinds say themselves."""
+
 
 @dataclass(frozen=True)
 class StageCount:
@@ -83,12 +95,9 @@ def sentence(entry: Entry) -> str:
     data: dict[str, Any] = entry.data
     said = data.get("reason") or data.get("decision") or data.get("outcome") or data.get("status") or ""
     if entry.kind == "verdict":
-        stage, _, decision = entry.key.partition("/")
-        return f"verdict of {stage}: {data.get('decision', decision)}: {said}"
-    words = {"run_started": "started", "trial_ended": "ended", "trial_restarted": "restarted"}.get(
-        entry.kind, entry.kind
-    )
-    return f"{words.replace('_', ' ')} {entry.key}{': ' if said else ''}{said}"
+        return f"verdict of {entry.key.partition('/')[0]}: {said}"
+    words = WORDS.get(entry.kind, f"{entry.kind} {{}}").format(entry.key)
+    return f"{words}{': ' if said else ''}{said}"
 
 
 def _is_running(run: Run, trial: Trial) -> bool:

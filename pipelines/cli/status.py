@@ -69,7 +69,7 @@ def _print(run: Run, state: dict[str, Any]) -> None:
         for stage in state["stages"]:
             counts = [str(stage[key]) for key in ("trials", "finished", "killed", "broken")]
             verdict = run.verdict(stage["name"])
-            table.add_row(stage["name"], *counts, f"{verdict.decision}: {verdict.reason}" if verdict else "")
+            table.add_row(stage["name"], *counts, verdict.reason if verdict else "")
         console.print(table)
         console.print(money(snapshot))
     if state["champion"]:
