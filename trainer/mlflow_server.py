@@ -15,7 +15,6 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import unquote, urlsplit
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -143,10 +142,8 @@ def ensure_parent(
 
 
 def _local_folder(store_uri: str) -> Path | None:
-    parts = urlsplit(store_uri)
-    if parts.scheme == "file":
-        return Path(unquote(parts.path))
-    return None if "://" in store_uri else Path(store_uri)
+    path = store_uri.removeprefix("file://")
+    return None if "://" in path else Path(path)
 
 
 @contextmanager

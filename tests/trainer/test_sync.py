@@ -358,9 +358,9 @@ def test_where_mlflow_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("XDG_STATE_HOME", "/state")
     assert mlflow_uri(str(tmp_path)) == f"sqlite:///{tmp_path}/mlflow.db"
-    assert mlflow_uri("file:///a%20b/store") == "sqlite:////a b/store/mlflow.db"
+    assert mlflow_uri("file:///a b/store") == "sqlite:////a b/store/mlflow.db"
     assert mlflow_uri("s3://bucket/store") == "sqlite:////state/podium/mlflow.db"
-    assert artifact_root("file:///a%20b/store") == "file:///a%20b/store/mlflow-artifacts"
+    assert artifact_root("file:///a b/store") == "file:///a%20b/store/mlflow-artifacts"
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", "/home/me")
     assert mlflow_uri("s3://bucket/store") == "sqlite:////home/me/.local/state/podium/mlflow.db"

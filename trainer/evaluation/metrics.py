@@ -66,7 +66,8 @@ def summary(metrics: Mapping[str, Any]) -> str:
         "",
         f"{metrics['parameters_total']:,} parameters ({metrics['embedding_share']:.1%} embedding): "
         f"{metrics['n_layers']} layers, d_model {metrics['d_model']}, {metrics['n_heads']} heads, "
-        f"d_ff {metrics['d_ff']}; step {metrics['step']:,}. {metrics['device_name']}, {metrics['dtype']}, {metrics['threads']} threads.",
+        f"d_ff {metrics['d_ff']}; step {metrics['step']:,}. "
+        f"{metrics['device_name']}, {metrics['dtype']}, {metrics['threads']} threads.",
         "",
         "| data | loss (nats) | perplexity | bits per byte | tokens |",
         "|---|---|---|---|---|",

@@ -20,7 +20,7 @@ from podium.trainer.errors import DataError, UserError
 from podium.trainer.evaluation.locate import LocatedModel, locate_model
 from podium.trainer.evaluation.request import EvaluationRequest
 from podium.trainer.precision import choose_device, choose_precision
-from podium.trainer.storage import open_storage, split_uri
+from podium.trainer.storage import normalise_uri, open_storage
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,10 @@ def open_subject(request: EvaluationRequest, scratch: Path) -> Subject:
             raise UserError("--data: required: the folder or URI of the prepared dataset")
         data = dataset_folder(uri)
         manifest = load_manifest(open_storage(str(data)))
-        if manifest.vocab_size != config.model.vocab_size:
+        if manifest.tokenizer_size > config.model.vocab_size:
             raise DataError(
-                f"--data: must have the model's vocabulary of {config.model.vocab_size}, got {manifest.vocab_size}"
+                f"--data: its tokens must fit the model's vocabulary of {config.model.vocab_size}, "
+                f"got {manifest.tokenizer_size}"
             )
     if wants_smallbench:
         tokenizer = _tokenizer(request.tokenizer, data, config.model.vocab_size)
@@ -95,8 +96,7 @@ def _tokenizer(given: str | None, data: Path | None, vocab_size: int) -> Tokeniz
 
 def _local_file(given: str) -> Path:
     """The path of a file that must be on this machine's file system. Raises DataError."""
-    folder, name = split_uri(given)
-    path = open_storage(folder).local_path(name)
-    if path is None or not path.is_file():
+    path = Path(normalise_uri(given).removeprefix("file://"))
+    if not path.is_file():
         raise DataError(f"--tokenizer: must be a tokenizer.json on this machine, got {given}")
     return path
