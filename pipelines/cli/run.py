@@ -153,16 +153,16 @@ def summarise(run: Run) -> dict[str, Any]:
     elif len(verdicts) < len(run.stages) and verdicts[-1].decision == "promote":
         said = f"{verdicts[-1].stage} promotes {len(verdicts[-1].promoted)}, the same command goes on"
     else:
-        winner = verdicts[-1].winner
+        winner = verdicts[-1].winner if verdicts[-1].decision == "promote" else None
         said = _in_words(verdicts[-1])
     return {"winner": winner, "verdict": said, "report": report_path(run)}
 
 
 def _in_words(verdict: Verdict) -> str:
     arm = next((arm for arm in verdict.ranking if arm.variant == verdict.winner), None)
-    if arm is None or arm.mean is None:
+    if verdict.decision != "promote" or arm is None or arm.mean is None:
         return verdict.reason
-    words = [f"{verdict.claim if verdict.claim != 'none' else verdict.decision}: {verdict.metric} {arm.mean:.4f}"]
+    words = [f"{verdict.claim}: {verdict.metric} {arm.mean:.4f}"]
     if arm.difference is not None:
         words.append(f"{arm.difference:+.4f} against the baseline")
     if arm.p is not None:
