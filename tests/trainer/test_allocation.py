@@ -181,3 +181,26 @@ def test_a_thousand_distinct_solves_take_less_than_three_seconds() -> None:
     for step in range(1000):
         solve(request(10_000_000 + 1000 * step), 16_000, True)
     assert time.process_time() - started < 3
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("share", "expansion"), list(itertools.product(SHARES, EXPANSIONS)))
+def test_the_counts_are_those_of_the_model_itself(share: float, expansion: float, tied: bool) -> None:
+    torch = pytest.importorskip("torch")
+    from podium.trainer.models.build import build_model
+
+    # untied embeddings of 25 % of 10M are infeasible: a smaller vocabulary
+    config = resolve(
+        TransformerConfig(
+            vocab_size=16_000 if tied else 8_000,
+            tied_embeddings=tied,
+            allocation=request(share=share, expansion=expansion),
+        )
+    )
+    with torch.device("meta"):
+        model = build_model(config)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    counts = count_parameters(config)
+    assert counts.total == sum(sizes.values())
+    assert counts.embedding == sizes["embedding.weight"]
+    assert counts.norm == sum(p.numel() for p in model.parameters() if p.ndim == 1)
