@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
@@ -12,9 +12,6 @@ from typer.core import TyperGroup
 import podium
 from podium.pipelines.cli import control, follow, planning, results, run, status, studies
 from podium.pipelines.cli.console import Exit, result, say
-
-if TYPE_CHECKING:
-    from podium.trainer.errors import PodiumError
 
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [studies.studies, studies.new, studies.validate],
@@ -46,15 +43,14 @@ class Commands(TyperGroup):
             say("interrupted")
             raise typer.Exit(Exit.INTERRUPTED) from None
         except Exception as error:
-            from podium.trainer.errors import PodiumError
+            from podium.trainer.errors import PodiumError, StorageError, UserError
 
             if not isinstance(error, PodiumError) or os.environ.get("PODIUM_DEBUG"):
                 raise
-            say(describe(error))
-            from podium.pipelines.local import PipelineError
-
+            say(f"podium: {error}")
             # A step that broke by no mistake of the user's leaves a run that the same command takes up again.
-            raise typer.Exit(Exit.INCOMPLETE if isinstance(error, PipelineError) else Exit.USER_ERROR) from None
+            mendable = isinstance(error, UserError | StorageError)
+            raise typer.Exit(Exit.USER_ERROR if mendable else Exit.INCOMPLETE) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the first page plainly: typer's own takes 0.3 s to import what it draws with."""
@@ -69,11 +65,6 @@ class Commands(TyperGroup):
         formatter.write_paragraph()
         for line in FIRST_STEPS:
             formatter.write_text(line)
-
-
-def describe(error: PodiumError) -> str:
-    """What went wrong, each problem on its line."""
-    return f"podium: {error}"
 
 
 def name_of(command: Callable[..., None]) -> str:

@@ -162,7 +162,8 @@ def _in_words(verdict: Verdict) -> str:
     arm = next((arm for arm in verdict.ranking if arm.variant == verdict.winner), None)
     if verdict.decision != "promote" or arm is None or arm.mean is None:
         return verdict.reason
-    words = [f"{verdict.claim}: {verdict.metric} {arm.mean:.4f}"]
+    claim = verdict.claim if verdict.claim != "none" else verdict.decision
+    words = [f"{claim}: {verdict.metric} {arm.mean:.4f}"]
     if arm.difference is not None:
         words.append(f"{arm.difference:+.4f} against the baseline")
     if arm.p is not None:

@@ -4,10 +4,15 @@ import csv
 import json
 import math
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
+
+from podium.components.study.run import Run
+from podium.trainer.mlflow_server import mlflow_uri
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -29,20 +34,24 @@ def check_report(run: Path) -> None:
 
 def check_champion(store: Path, status: dict) -> None:
     """The registered model, loaded as any MLflow model, has the loss that the verdict states for it."""
-    import mlflow
-
-    from podium.components.study.run import Run
-    from podium.trainer.mlflow_server import mlflow_uri
-
     champion = status["champion"]
     run = Run.open(str(store))
-    registration = run.read_json("registration.json")
-    mlflow.set_tracking_uri(mlflow_uri(run.store_uri))
-    version = mlflow.MlflowClient().get_model_version_by_alias(registration["model"], champion["alias"])
-    assert str(version.version) == str(registration["version"])
     verdict = run.verdict(run.stages[-1])
     assert champion["proven"] == verdict.proven
     assert champion["alias"] == ("champion" if verdict.proven else "candidate")
+    registration = run.read_json("registration.json")
+    stated = next(arm for arm in verdict.ranking if arm.variant == champion["variant"])
+    assert stated.values[str(registration["seed"])] == champion["value"]
+
+    loading = f"""
+import json, mlflow
+mlflow.set_tracking_uri({mlflow_uri(run.store_uri)!r})
+model = mlflow.pyfunc.load_model("models:/{run.study.name}@{champion["alias"]}")
+print(json.dumps(model.unwrap_python_model().evaluate({registration["dataset"]!r})))
+"""
+    loaded = subprocess.run([sys.executable, "-c", loading], capture_output=True, text=True, check=False)
+    assert loaded.returncode == 0, loaded.stderr[-3000:]
+    assert json.loads(loaded.stdout.splitlines()[-1])["loss"] == pytest.approx(champion["value"], abs=1e-6)
 
 
 @pytest.mark.parametrize("text", ["builtin", "real"])
