@@ -89,6 +89,10 @@ def conduct(
     Raises InUseError where another process holds the run, UserError where a finished trial was made from something
     else, StorageError where the store can't be written. Trials that fail, diverge or can't be paid are results.
     """
+    chosen = selection or Selection()
+    if chosen.stages is not None and stage not in chosen.stages:
+        launcher.close()
+        return Conducted(0, 0)
     beat = beat_seconds or (2.0 if run.storage.local_path(LEASE) is not None else 10.0)
     with ExitStack() as stack:
         lease = Lease(run.storage, LEASE, what=f"run {run.id}", token=os.environ.get(TOKEN_VARIABLE) or None)
@@ -96,7 +100,7 @@ def conduct(
         if tracking_uri is not None:
             stack.enter_context(Tracker(run, stage, f"trials/{stage}", tracking_uri))
         stack.callback(launcher.close)
-        conductor = _Conductor(run, stage, launcher, selection or Selection(), command, beat, lease)
+        conductor = _Conductor(run, stage, launcher, chosen, command, beat, lease)
         try:
             return conductor.conduct()
         except KeyboardInterrupt:

@@ -10,13 +10,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from podium.components.launch import child, ranks
 from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.warm import WarmProcess, serves
 from podium.trainer.errors import NotFoundError, StorageError, UserError
 from podium.trainer.storage import Storage
 
@@ -28,7 +29,7 @@ LOG_INTERVAL_SECONDS = 30.0
 @dataclass
 class _Running:
     task: Task
-    process: subprocess.Popen[bytes]
+    signal: Callable[[int], None]
     gpus: list[str]
     log: Path
     started: float
@@ -39,13 +40,18 @@ class _Running:
 class ProcessLauncher:
     """Starts tasks as children that die with this process. Use it from the main thread (see `child`)."""
 
-    def __init__(self, storage: Storage, *, slots: int, gpus: Sequence[str] = ()) -> None:
-        """`storage` is the run's, for the logs; `gpus` are the ids that CUDA_VISIBLE_DEVICES takes."""
+    def __init__(self, storage: Storage, *, slots: int, gpus: Sequence[str] = (), warm: bool = True) -> None:
+        """`storage` is the run's, for the logs; `gpus` are the ids that CUDA_VISIBLE_DEVICES takes.
+
+        `warm`: fork trials on a CPU from a process that has imported PyTorch (see `warm`).
+        """
         self.slots = slots
         self._storage = storage
         self._free = list(gpus)
         self._running: dict[str, _Running] = {}
-        self._over: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._over: queue.SimpleQueue[tuple[str, int | None]] = queue.SimpleQueue()
+        self._use_warm = warm
+        self._warm: WarmProcess | None = None
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._logs_put = time.monotonic()
 
@@ -60,17 +66,8 @@ class ProcessLauncher:
         argv = task.argv if task.devices < 2 else [sys.executable, ranks.__file__, str(task.devices), *task.argv]
         # A trial on a CPU must not see a GPU: `device: auto` would take it.
         env = {**os.environ, "CUDA_VISIBLE_DEVICES": ",".join(gpus), **task.env}
-        with log.open("ab") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *argv],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=env,
-                start_new_session=True,
-            )
-        self._running[task.name] = _Running(task, process, gpus, log, time.monotonic())
-        threading.Thread(target=self._wait, args=(task.name, process), daemon=True).start()
+        start = self._fork if self._use_warm and not gpus and serves(argv) else self._spawn
+        self._running[task.name] = _Running(task, start(task.name, argv, env, log), gpus, log, time.monotonic())
 
     def poll(self, timeout_seconds: float) -> list[Ended]:
         """See Launcher."""
@@ -81,7 +78,7 @@ class ProcessLauncher:
             now = time.monotonic()
             wait = 0.0 if ended else max(0.0, min([deadline, *self._deadlines()]) - now)
             try:
-                ended.append(self._finish(self._over.get(timeout=wait) if wait else self._over.get_nowait()))
+                ended.append(self._finish(*(self._over.get(timeout=wait) if wait else self._over.get_nowait())))
             except queue.Empty:
                 if ended or time.monotonic() >= deadline:
                     break
@@ -101,20 +98,44 @@ class ProcessLauncher:
         for name, entry in self._running.items():
             if (names is None or name in names) and entry.deadline is None:
                 entry.deadline = time.monotonic() + grace_seconds
-                entry.process.send_signal(signal.SIGTERM)
+                entry.signal(signal.SIGTERM)
 
     def close(self) -> None:
         """See Launcher."""
         self.stop()
         while self._running:
             self.poll(1.0)
+        if self._warm is not None:
+            self._warm.close()
+            self._warm = None
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
 
-    def _wait(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        process.wait()
-        self._over.put(name)
+    def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Callable[[int], None]:
+        """Start a task as a process of its own. Returns what sends it a signal."""
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", child.__file__, str(os.getpid()), *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=env,
+                start_new_session=True,
+            )
+        threading.Thread(target=lambda: self._over.put((name, process.wait())), daemon=True).start()
+        return process.send_signal
+
+    def _fork(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Callable[[int], None]:
+        """Start a task from the process that has imported PyTorch; from scratch where that one has died."""
+        if self._warm is None:
+            self._warm = WarmProcess(lambda name, code: self._over.put((name, code)))
+        elif not self._warm.alive:
+            self._use_warm = False
+            return self._spawn(name, argv, env, log)
+        warm = self._warm
+        warm.start(name, argv, env, log)
+        return lambda number: warm.signal(name, number)
 
     def _deadlines(self) -> list[float]:
         return [entry.deadline for entry in self._running.values() if entry.deadline is not None]
@@ -122,15 +143,15 @@ class ProcessLauncher:
     def _end_overdue(self) -> None:
         for entry in self._running.values():
             if entry.deadline is not None and time.monotonic() >= entry.deadline:
-                entry.process.kill()
+                entry.signal(signal.SIGKILL)
                 entry.deadline = time.monotonic() + 5.0
 
-    def _finish(self, name: str) -> Ended:
+    def _finish(self, name: str, code: int | None) -> Ended:
         entry = self._running.pop(name)
         self._free += entry.gpus
         self._put_log(entry)
         seconds = time.monotonic() - entry.started
-        return Ended(entry.task, entry.process.returncode, seconds, read_tail(entry.log))
+        return Ended(entry.task, code, seconds, read_tail(entry.log))
 
     def _open_log(self, key: str) -> Path:
         """The local file behind a log. A store that is not a file system gets a copy of it, over all attempts."""
