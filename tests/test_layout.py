@@ -106,6 +106,15 @@ def test_every_link_and_command_in_the_readme_leads_somewhere():
     assert set(re.findall(r"make ([a-z][a-z-]*)", README)) <= targets
 
 
+def test_make_lists_every_command_with_what_it_does():
+    listed = subprocess.run(
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    named = "setup demo test smoke lint data train-embedding-sweep train-glu-sweep aggregate plots reports help"
+    for target in named.split():
+        assert re.search(rf"^  {target} +\S+ \S+", listed, re.MULTILINE), target
+
+
 def test_the_lock_has_hashes_and_no_address():
     for name in ("requirements.txt", "uv.txt"):
         text = (ROOT / "locks" / name).read_text(encoding="utf-8")

@@ -190,11 +190,13 @@ def _watch(run: Run, pipeline: LocalPipeline, view: View) -> None:
     local = run.storage.local_path(layout.LEASE) is not None
     teller = _Teller(run, view)
     while True:
+        began = time.monotonic()
         ended = pipeline.poll() is not None
         teller.look()
         if ended:
             return
-        time.sleep(FILE_POLL_SECONDS if local else S3_POLL_SECONDS)
+        # looking takes at most a tenth of a processor, however many trials there are
+        time.sleep(max(FILE_POLL_SECONDS if local else S3_POLL_SECONDS, 9 * (time.monotonic() - began)))
 
 
 class _Teller:

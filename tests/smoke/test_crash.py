@@ -203,3 +203,19 @@ def test_a_run_killed_inside_a_write_ends_the_same(start, seconds_study, tmp_pat
     again = start("run", seconds_study, "--store", store)
     assert again.wait(600) == 0, (tmp_path / "output.log").read_text()[-3000:]
     assert picture(store) == reference["picture"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "SIGTERM"])
+def test_an_interrupted_run_saves_and_the_same_command_goes_on(start, seconds_study, tmp_path, reference, number):
+    store = tmp_path / "store"
+    process = start("run", seconds_study, "--store", store)
+    while not list(store.glob("runs/*/trials/*/*/*/metrics.jsonl")):
+        assert process.poll() is None, (tmp_path / "output.log").read_text()[-3000:]
+        time.sleep(0.05)
+    process.send_signal(number)
+    assert process.wait(120) == 130
+    assert "the same command goes on" in (tmp_path / "output.log").read_text()
+    check_children_are_gone(store)
+    again = start("run", seconds_study, "--store", store)
+    assert again.wait(600) == 0, (tmp_path / "output.log").read_text()[-3000:]
+    assert picture(store) == reference["picture"]
