@@ -40,7 +40,9 @@ def main() -> int:
     lock = ["--require-hashes", "-r", "locks/requirements.txt"]
     itself = ["--no-deps", "--no-build-isolation", "-e", "."]
     pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "--root-user-action=ignore"]
-    uv = [str(python), "-m", "uv", "pip", "install", "-q", "--python", str(python)]
+    # uv leaves compiling to the first import, which writes nothing where PYTHONDONTWRITEBYTECODE is set: then every
+    # process compiles PyTorch and MLflow anew, 5 to 10 seconds each.
+    uv = [str(python), "-m", "uv", "pip", "install", "-q", "--compile-bytecode", "--python", str(python)]
     quick = _ran([*pip, "--require-hashes", "-r", "locks/uv.txt"], {})
     if not (quick and _ran([*uv, *lock], _settings_for_uv(python))):
         print("setup: going on with pip, which takes a few minutes longer", file=sys.stderr, flush=True)
