@@ -122,7 +122,8 @@ class CheckpointWriter:
     def _write_model(self, name: str, weights: dict[str, Tensor], about: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        keys = {"format_version": str(about["format_version"]), "step": str(about["step"])}
+        # One key: several would be written in a random order, and equal weights should be equal files.
+        keys = {"format": "pt"}
         self._write_file(f"{name}.safetensors", lambda path: save_file(weights, path, metadata=keys))
         self._folder.write_bytes(f"{name}.json", to_json(about))
 
