@@ -15,8 +15,10 @@ from podium.trainer.data.manifest import load_manifest
 from podium.trainer.errors import CheckpointError, ConfigError, DataError, UserError
 from podium.trainer.evaluation import run, smallbench
 from podium.trainer.evaluation.command import build_request, evaluate_command
+from podium.trainer.evaluation.quality import read_examples
 from podium.trainer.evaluation.run import evaluate_checkpoint
 from podium.trainer.storage import open_storage
+from podium.trainer.storage_file import FileStorage
 
 
 def flags(run_folder: Path, output: Path) -> dict[str, Any]:
@@ -133,6 +135,16 @@ def test_smallbench_alone_needs_no_dataset(run_folder: Path, dataset: Path, task
     assert found["dev_loss"] is None
     assert found["unmeasured"]["dev_loss"] == "not asked for (--only smallbench)"
     assert found["unmeasured"]["corpus"] == "no dataset was read"
+
+
+def test_task_files_in_a_remote_store_are_fetched(
+    run_folder: Path, task_files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = build_request(flags(run_folder, tmp_path / "out") | {"smallbench": str(task_files)})
+    here = read_examples(request, tmp_path)
+    monkeypatch.setattr(FileStorage, "local_path", lambda *_: None)  # a store that is no file system
+    assert read_examples(request, tmp_path) == here
+    assert (tmp_path / "smallbench" / "SST-2" / "dev.tsv").exists()
 
 
 def test_parts_that_are_skipped_are_null_and_say_so(run_folder: Path, tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ lm_eval = pytest.importorskip("lm_eval", reason="the extra smallbench is not ins
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
@@ -204,7 +205,11 @@ def test_a_task_without_examples_is_null_with_a_reason_and_the_others_are_measur
     assert mean_accuracy(results) is None
 
 
-def test_a_hub_that_can_not_be_reached_is_a_reason_and_no_number(tokenizer: Tokenizer) -> None:
+def test_a_hub_that_can_not_be_reached_is_a_reason_and_no_number(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path)
     results = run_smallbench(lambda: language_model(Bigram(320), tokenizer), examples=None)
     assert all(result.accuracy is None and result.reason for result in results.values())
 
