@@ -99,3 +99,10 @@ def test_a_part_of_a_study_is_incomplete_and_the_rest_follows(podium, seconds_st
     assert concluded["state"] == "succeeded"
     assert concluded["exit_code"] == 0
     assert concluded["run_id"] == status["run_id"]
+
+
+def test_a_new_study_runs_as_it_is_written(podium):
+    assert podium("new", "first-study").returncode == 0
+    ran = podium("run", "first-study.yaml", "--profile", "smoke")
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    assert ran.stdout.splitlines()[-1].startswith("winner: ")
