@@ -60,7 +60,7 @@ def _print(run: Run, state: dict[str, Any]) -> None:
     from podium.pipelines.cli.views import money, picture
 
     console = stdout()
-    console.print(Text.assemble((run.id, "bold"), f"  {state['state']}  {run.uri}"))
+    console.print(Text.assemble((run.id, "bold"), f"  {state['state']}  {run.uri}"), soft_wrap=True)
     snapshot = take(run)
     if state["state"] == "running":
         console.print(picture(snapshot))

@@ -110,11 +110,13 @@ def test_an_option_that_can_not_serve_is_named(podium, study, tmp_path, options,
     assert files(tmp_path) == before
 
 
-@pytest.mark.parametrize("command", [["status"], ["logs"], ["report"], ["cancel"], ["compare"], ["gc"], ["sync"]])
+@pytest.mark.parametrize(
+    "command", [["status"], ["logs"], ["report"], ["cancel"], ["compare"], ["sync"], ["gc"], ["list"]]
+)
 def test_a_place_that_holds_no_run_is_refused(podium, tmp_path, command):
     (tmp_path / "empty").mkdir()
     for place in (tmp_path / "empty", tmp_path / "nowhere"):
-        arguments = ["--store", place, "--yes"] if command == ["gc"] else [place]
+        arguments = ["--store", place] if command in (["gc"], ["list"]) else [place]
         check_refused(podium(*command, *arguments), "no run")
     assert not (tmp_path / "nowhere").exists()
 
