@@ -50,10 +50,7 @@ def top_per_axis(study: Study, results: StageResults, arms: list[Arm]) -> Verdic
     chosen = sorted((refs[name] for name in winners), key=lambda ref: (means[ref.name], ref.name))
     if len(winners) < len(tops):
         axes = [axis for axis, name in tops.items() if name == base.name]
-        notes.append(
-            f"the baseline has the best value of {' and '.join(axes)}, so there are fewer finalists than "
-            f"{'a top per axis, ' if policy.combine else ''}the combination and the baseline"
-        )
+        notes.append(f"the baseline has the best value of {' and '.join(axes)}, so the finalists collapse into fewer")
     combined = _combined(study, results, base, winners, values, notes) if policy.combine else None
     promoted = [*([base] if policy.keep_baseline or not chosen else []), *chosen, *([combined] if combined else [])]
     names = {ref.name for ref in promoted}
@@ -68,7 +65,7 @@ def top_per_axis(study: Study, results: StageResults, arms: list[Arm]) -> Verdic
         promoted=promoted,
         winner=order[0].name,
         metric=policy.metric,
-        ranking=_against_baseline(summaries(arms, order), means.get(base.name)),
+        ranking=_against_baseline(summaries(arms, order), base.name, means.get(base.name)),
         tops=tops,
         not_chosen={arm.name: _why(study, arm, tops, means) for arm in arms if arm.name not in names},
         notes=notes,
@@ -99,11 +96,14 @@ def _combined(
     return combined
 
 
-def _against_baseline(table: list[ArmSummary], control: float | None) -> list[ArmSummary]:
+def _against_baseline(table: list[ArmSummary], baseline_name: str, control: float | None) -> list[ArmSummary]:
+    """The table with each ranked arm's difference to the baseline's mean, run or recorded."""
     if control is None:
         return table
     return [
-        row if row.mean is None or row.rank is None else row.model_copy(update={"difference": row.mean - control})
+        row.model_copy(update={"difference": row.mean - control})
+        if row.mean is not None and row.rank is not None and row.variant != baseline_name
+        else row
         for row in table
     ]
 
