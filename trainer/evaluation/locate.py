@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,17 +102,17 @@ def _from_registry(uri: str, scratch: Path) -> LocatedModel:
         raise CheckpointError(f"--checkpoint: {uri} needs mlflow, which is not installed") from None
     from mlflow.exceptions import MlflowException
 
-    from podium.trainer.mlflow_server import mlflow_uri
+    from podium.trainer.mlflow_server import client, mlflow_uri
 
+    tracking_uri = mlflow_uri("runs")
+    client(tracking_uri)  # brings a SQLite file up to date, and says nothing about it
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        folder = mlflow.artifacts.download_artifacts(
-            artifact_uri=uri, dst_path=str(scratch), tracking_uri=mlflow_uri("runs")
-        )
+        folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch), tracking_uri=tracking_uri)
     except MlflowException as error:
         raise CheckpointError(f"--checkpoint: {uri} can't be fetched: {error}") from None
     found = [path for path in sorted(Path(folder).rglob("*.safetensors")) if path.with_suffix(".json").exists()]
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise CheckpointError(f"--checkpoint: {uri} must hold one model with its .json beside it, got {names}")
-    about = json.loads(found[0].with_suffix(".json").read_text())
-    return LocatedModel(found[0], uri, run=about.get("run_name"))
+    return LocatedModel(found[0], uri)
