@@ -1,4 +1,4 @@
-"""Build a run's report in its store: index.html, summary.md, results.csv, figures/ and the files of the study's layout."""
+"""Build a run's report in its store: index.html, summary.md, results.csv, figures/ and the files of its layout."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
 
 
 def _drawn(run: Run, trials: list[TrialData], verdict: Verdict | None) -> list[int]:
-    """Places of the trials whose curves are read: the baseline's, the promoted ones', the killed ones', then the rest."""
+    """Places of the trials whose curves are read: the baseline's, promoted and killed ones first."""
     on = {variant.name for variant in verdict.promoted} if verdict else set()
     metric = run.study.stages[trials[0].key.stage].promotion.metric if trials else ""
 
@@ -120,8 +120,7 @@ def _evaluations(run: Run, stages: tuple[StageData, ...]) -> list[EvaluationData
     for name in sorted(dict.fromkeys(names), key=lambda name: order.get(name, len(order))):
         folder = layout.evaluation_key(name)
         metrics: dict[str, Any] = run.storage.read_json(f"{folder}/metrics.json")
-        smallbench: dict[str, Any] = run.read_json(f"{folder}/smallbench_results.json") or {}
-        found.append(EvaluationData(name, metrics, smallbench))
+        found.append(EvaluationData(name, metrics))
     return found
 
 

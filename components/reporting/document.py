@@ -1,4 +1,4 @@
-"""The report's order and content: sections of prose, tables, figures and texts, which the page and the summary render."""
+"""The report's order and content: sections of prose, tables, figures and texts; page and summary render the same."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from dataclasses import dataclass
 from scipy.special import stdtrit
 
 from podium.components.reporting import numbers
-from podium.components.reporting.evaluation_tables import evaluation_tables, smallbench_table
+from podium.components.reporting.evaluation_tables import evaluation_tables
 from podium.components.reporting.facts import (
+    champion_table,
     counts_sentence,
     data_table,
+    gate_table,
     identity_table,
     ledger_table,
     models_table,
     money_table,
     registration_table,
+    stages_table,
     versions_table,
 )
 from podium.components.reporting.figures.data import FINISHED
@@ -78,20 +81,25 @@ def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -
             "Metric, level, seeds and stages are fixed by the study's hash before the first trial.",
             (registration_table(data), identity_table(data)),
         ),
-        Section("funnel", "Stages", counts_sentence(data), (Gallery(tuple(f for f in figures if f.name == "funnel")),)),
+        Section(
+            "overview",
+            "Stages",
+            counts_sentence(data),
+            (stages_table(data), _named(figures, "funnel"), champion_table(data)),
+        ),
         *(_stage(data, stage, rows, figures) for stage in data.stages if stage.trials),
         _evaluation(data, figures),
         Section(
             "money",
             "Money",
             "Prices are the study's; spent counts lost attempts too.",
-            (money_table(data), Gallery(tuple(f for f in figures if f.name == "money"))),
+            (money_table(data), _named(figures, "money")),
         ),
         Section(
             "ledger",
             "Ledger",
             "Every decision of the run, in order; nothing is ever changed or removed.",
-            (ledger_table(data),),
+            (ledger_table(data), gate_table(data)),
         ),
         Section("models", "Models and data", "", (models_table(data), data_table(data))),
         Section("reproduce", "Reproduction", "", tuple(_reproduction(data))),
@@ -108,16 +116,14 @@ def limitations(data: ReportData) -> list[str]:
         if sentence:
             told.append(sentence)
         elif stage.verdict and max((arm.n for arm in stage.verdict.ranking), default=0) == 1:
-            told.append(
-                f"{stage.name.capitalize()} has one seed a variant: it ranks, and the best of several looks better than it is."
-            )
+            name = stage.name.capitalize()
+            told.append(f"{name} has one seed a variant: it ranks, and the best of several looks better than it is.")
         lost = [t for t in stage.trials if t.result and t.status not in FINISHED]
         if lost:
             names = sorted({f"{t.variant.name} ({t.status.replace('_', ' ')})" for t in lost})
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
             told.append(f"Not ranked in {stage.name}: {', '.join(names[:8])}{more}. They are in its tables.")
-        for note in stage.verdict.notes if stage.verdict else ():
-            told.append(f"{stage.name.capitalize()}: {note}.")
+        told += [f"{stage.name.capitalize()}: {note}." for note in (stage.verdict.notes if stage.verdict else ())]
     devices = {
         t.result.versions.device for t in data.trials if t.result and t.result.versions and t.result.versions.device
     }
@@ -146,9 +152,11 @@ def power_sentence(stage: StageData, power: float = POWER) -> str:
     alpha = getattr(stage.stage.promotion, "alpha", 0.05)
     n = max(len(arm) for arm in values)
     lead = (float(stdtrit(freedom, 1 - alpha)) + float(stdtrit(freedom, power))) * math.sqrt(2 * variance / n)
+    sd = numbers.of_metric(metric, math.sqrt(variance))
     return (
-        f"Power of {stage.name}: with {n} seeds a variant and a pooled SD of {numbers.loss(math.sqrt(variance))}, a true "
-        f"lead of {numbers.loss(lead)} would be found in {power:.0%} of repetitions at α = {alpha:g}; smaller ones may be missed."
+        f"Power of {stage.name}: with {n} seeds a variant and a pooled SD of {sd}, a true lead of "
+        f"{numbers.of_metric(metric, lead)} would be found in {power:.0%} of repetitions at α = {alpha:g}; "
+        "smaller ones may be missed."
     )
 
 
@@ -164,16 +172,20 @@ def _stage(data: ReportData, stage: StageData, rows: Sequence[Row], figures: Seq
         if name.startswith(f"{stage.name}/")
     ]
     pictures = Gallery(tuple(figure for figure in figures if figure.stage == stage.name))
-    blocks = (*axes, stage_table(data, stage), pictures, trials_table(stage, rows), *logs)
+    blocks: tuple[Block, ...] = (*axes, stage_table(data, stage), pictures, trials_table(stage, rows), *logs)
     return Section(f"stage-{stage.name}", stage.name.capitalize(), lead, blocks)
 
 
 def _evaluation(data: ReportData, figures: Sequence[Figure]) -> Section:
-    pictures = Gallery(tuple(figure for figure in figures if figure.name == "smallbench"))
-    lead = "Each finalist's registered model, measured with the device to itself."
-    return Section(
-        "evaluation", "Evaluation of the finalists", lead, (*evaluation_tables(data), smallbench_table(data), pictures)
-    )
+    lead = "The model of each finalist's first seed, measured with the device to itself."
+    blocks: list[Block] = []
+    for table in evaluation_tables(data):
+        blocks += [table, _named(figures, "smallbench")] if table.name == "smallbench" else [table]
+    return Section("evaluation", "Evaluation of the finalists", lead, tuple(blocks))
+
+
+def _named(figures: Sequence[Figure], name: str) -> Gallery:
+    return Gallery(tuple(figure for figure in figures if figure.name == name))
 
 
 def _reproduction(data: ReportData) -> list[Block]:

@@ -1,117 +1,140 @@
-"""What the evaluation measured of the finalists, a column a variant. What was not measured stays so, with its reason."""
+"""What the evaluation measured of the finalists, a column a variant. What was not measured says so, and why."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from podium.components.reporting.model import EvaluationData, ReportData
-from podium.components.reporting.results_csv import smallbench_scores
 from podium.components.reporting.table import Column, Line, Table, number, text
 
 MAX_VARIANTS = 8
-REASONS = ("reasons", "not_measured", "unmeasured", "null_reasons")
+UNMEASURED = "unmeasured"
 """Where metrics.json says why a field is null."""
+NOT_MEASURED = "not measured"
 
 
-def smallbench_table(data: ReportData) -> Table:
-    """Accuracy with its standard error, a row a task."""
-    shown = data.evaluations[:MAX_VARIANTS]
-    scores = {evaluation.variant: smallbench_scores(evaluation) for evaluation in shown}
-    tasks = list(dict.fromkeys(task for found in scores.values() for task in found))
-    lines = [Line((task.upper(), *(_score(scores[e.variant].get(task)) for e in shown))) for task in tasks]
-    note = "Accuracy in per cent ± one standard error over the examples."
-    return Table("smallbench", "SmallBench", _columns("task", shown), tuple(lines), note)
+def figure(field: str, value: Any) -> str:
+    """A field's value as the page and results.csv write it: decimals by what the name says it is. Empty for null."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, float):
+        return str(value)
+    if "loss" in field or "bits_per" in field or field.startswith("smallbench_"):
+        return f"{value:.4f}"
+    if "perplexity" in field or field.endswith("_ms"):
+        return f"{value:.2f}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def smallbench_scores(metrics: Mapping[str, Any]) -> dict[str, tuple[float, float | None, float | None]]:
+    """Task → (accuracy, standard error, share of the commonest label) of what was measured, between 0 and 1."""
+    scores = {}
+    for field, value in metrics.items():
+        if field.startswith("smallbench_") and field.endswith("_accuracy") and value is not None:
+            task = field.removeprefix("smallbench_").removesuffix("_accuracy")
+            stem = f"smallbench_{task}"
+            scores[task] = (float(value), metrics.get(f"{stem}_stderr"), metrics.get(f"{stem}_majority"))
+    scores.pop("mean", None)
+    return scores
 
 
 def evaluation_tables(data: ReportData) -> list[Table]:
-    """Every field of metrics.json, in groups by the first word of the field."""
+    """SmallBench, then every field of metrics.json in groups; fields of the last group are folded away."""
     shown = data.evaluations[:MAX_VARIANTS]
-    flat = {evaluation.variant: flatten(evaluation.metrics) for evaluation in shown}
-    why = {evaluation.variant: _reasons(evaluation.metrics) for evaluation in shown}
-    fields = list(dict.fromkeys(field for found in flat.values() for field in found))
+    fields = list(
+        dict.fromkeys(f for e in shown for f in e.metrics if f != UNMEASURED and not f.startswith("smallbench_"))
+    )
     tables = []
     for name, title, belongs in _GROUPS:
         chosen = [field for field in fields if belongs(field)]
         fields = [field for field in fields if field not in chosen]
-        lines = [
-            Line((field.replace("_", " "), *(_cell(field, flat[e.variant], why[e.variant]) for e in shown)))
-            for field in chosen
-        ]
-        fold = name == "other"
-        tables.append(Table(f"evaluation-{name}", title, _columns("field", shown), tuple(lines), "", fold))
+        lines = [Line((label(field), *(_cell(field, e.metrics) for e in shown))) for field in chosen]
+        tables.append(Table(f"evaluation-{name}", title, _columns("field", shown), tuple(lines), _why(shown, chosen)))
+    tables.insert(len(tables) - 1, _smallbench_table(shown))
+    last = tables[-1]
+    tables[-1] = Table(last.name, last.title, last.columns, last.lines, last.note, fold=True)
     return [table for table in tables if table]
 
 
-def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested fields under joined names; reasons and lists apart."""
-    found: dict[str, Any] = {}
-    for key, value in metrics.items():
-        if key in REASONS or key.endswith("_reason"):
-            continue
-        name = f"{prefix}_{key}" if prefix else key
-        if isinstance(value, Mapping):
-            found |= flatten(value, name)
-        elif not isinstance(value, list | tuple):
-            found[name] = value
-    return found
+def _smallbench_table(shown: Sequence[EvaluationData]) -> Table:
+    scores = {evaluation.variant: smallbench_scores(evaluation.metrics) for evaluation in shown}
+    tasks = list(dict.fromkeys(task for found in scores.values() for task in found))
+    majority = {task: next((s[task][2] for s in scores.values() if task in s), None) for task in tasks}
+    lines = [
+        Line((task.upper(), *(_score(scores[e.variant].get(task)) for e in shown), _percent(majority[task])))
+        for task in tasks
+    ]
+    columns = (*_columns("task", shown), number("commonest label"))
+    note = (
+        "Accuracy in per cent ± one standard error over the examples; a model that knows nothing gets the last column."
+    )
+    if not tasks:
+        reasons = {
+            e.metrics.get(UNMEASURED, {}).get(field)
+            for e in shown
+            for field in e.metrics
+            if field.startswith("smallbench_")
+        }
+        told = "; ".join(sorted(str(reason) for reason in reasons if reason))
+        lines = [Line(("all tasks", *(NOT_MEASURED for _ in shown), ""))] if told else []
+        note = f"Not measured: {told}."
+    return Table("smallbench", "SmallBench", columns, tuple(lines), note)
 
 
-def _reasons(metrics: Mapping[str, Any]) -> dict[str, str]:
-    found = {
-        key.removesuffix("_reason"): str(value) for key, value in metrics.items() if key.endswith("_reason") and value
-    }
-    for name in REASONS:
-        given = metrics.get(name)
-        found |= {str(key): str(value) for key, value in given.items()} if isinstance(given, Mapping) else {}
-    return found
+def label(field: str) -> str:
+    """`latency_128_p95_ms` as `latency 128 p95, ms`."""
+    for ending, unit in _UNITS.items():
+        if field.endswith(ending):
+            return f"{field.removesuffix(ending).replace('_', ' ')}, {unit}"
+    return field.replace("_", " ")
 
 
-def _cell(field: str, values: Mapping[str, Any], why: Mapping[str, str]) -> str:
-    if field not in values or values[field] is None:
-        return f"not measured: {why[field]}" if field in why else "not measured"
-    return figure(field, values[field])
+def _cell(field: str, metrics: Mapping[str, Any]) -> str:
+    return figure(field, metrics.get(field)) or NOT_MEASURED
 
 
-def figure(field: str, value: Any) -> str:
-    """A field's value as the table writes it: decimals by what the name says it is."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int) or not isinstance(value, float):
-        return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else str(value)
-    if "perplexity" in field or field.endswith("_ms"):
-        return f"{value:.2f}"
-    if "loss" in field or "bits_per" in field or "accuracy" in field:
-        return f"{value:.4f}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+def _why(shown: Sequence[EvaluationData], fields: Sequence[str]) -> str:
+    """`Not measured: peak memory mb (no CUDA device).`, one reason once."""
+    reasons: dict[str, dict[str, None]] = {}
+    for evaluation in shown:
+        for field, reason in evaluation.metrics.get(UNMEASURED, {}).items():
+            if field in fields:
+                reasons.setdefault(str(reason), {})[label(field)] = None
+    told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return f"Not measured: {told}." if told else ""
 
 
-def _score(score: tuple[float, float | None] | None) -> str:
+def _score(score: tuple[float, float | None, float | None] | None) -> str:
     if score is None:
-        return "not measured"
-    accuracy, error = score
-    return f"{100 * accuracy:.1f}" + (f" ± {100 * error:.1f}" if error is not None else "")
+        return NOT_MEASURED
+    accuracy, error, _ = score
+    return _percent(accuracy) + (f" ± {100 * error:.1f}" if error is not None else "")
 
 
-def _columns(first: str, shown: tuple[EvaluationData, ...]) -> tuple[Column, ...]:
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _columns(first: str, shown: Sequence[EvaluationData]) -> tuple[Column, ...]:
     return (text(first), *(number(evaluation.variant) for evaluation in shown))
 
 
-def _quality(field: str) -> bool:
-    return any(word in field for word in ("loss", "perplexity", "bits_per_byte"))
+def is_quality(field: str) -> bool:
+    """Losses, perplexities and bits per byte of a split."""
+    return field.endswith(("_loss", "_perplexity", "_bits_per_byte"))
 
 
-def _speed(field: str) -> bool:
-    return any(word in field for word in ("latency", "throughput", "tokens_per_second"))
+def is_cost(field: str) -> bool:
+    """Times, speeds and memory."""
+    return field.endswith(("_ms", "_tokens_per_second", "_mb", "_seconds"))
 
 
-def _size(field: str) -> bool:
-    return any(word in field for word in ("memory", "parameters", "bytes", "size"))
-
-
-_GROUPS = (
-    ("quality", "Quality", _quality),
-    ("speed", "Latency and throughput", _speed),
-    ("size", "Memory and parameters", _size),
+_UNITS = {"_ms": "ms", "_mb": "MB", "_tokens_per_second": "tokens/s", "_seconds": "s"}
+_GROUPS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
+    ("quality", "Quality", lambda field: is_quality(field) and not field.startswith("training_")),
+    ("cost", "Latency, throughput and memory", lambda field: is_cost(field) and field != "evaluation_seconds"),
     ("other", "Everything else that was recorded", lambda field: True),
 )

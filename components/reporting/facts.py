@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from podium.components.reporting import numbers
-from podium.components.reporting.model import ReportData, StageData
+from podium.components.reporting.figures.data import FINISHED
+from podium.components.reporting.model import PENDING, ReportData, StageData
 from podium.components.reporting.table import Line, Table, number, prose, text
 from podium.components.reporting.tables import FOLD_FROM
 from podium.components.study.trials import stage_seeds
@@ -46,7 +47,7 @@ def registration_table(data: ReportData) -> Table:
         text("stage"), prose("purpose"), text("budget"), text("seeds"), text("policy"), text("metric"), number("α"),
         number("min seeds"), number("max broken"), prose("kill rule"),
     )  # fmt: skip
-    return Table("registered", "Registered before the first trial", columns, tuple(lines))
+    return Table("stages-registered", "", columns, tuple(lines))
 
 
 def identity_table(data: ReportData) -> Table:
@@ -63,6 +64,51 @@ def identity_table(data: ReportData) -> Table:
         ("amendments", told or "none"),
     ]
     return Table("identity", "", (text("what"), prose("value")), tuple(Line(row) for row in rows))
+
+
+def stages_table(data: ReportData) -> Table:
+    """Each stage in a line: who came, how their trials ended, what was decided."""
+    lines = []
+    for stage in data.stages:
+        statuses = [trial.status for trial in stage.trials]
+        lost = {name: statuses.count(name) for name in dict.fromkeys(statuses) if name not in (PENDING, *FINISHED)}
+        verdict = stage.verdict
+        cells = (
+            stage.name,
+            "" if stage.variants is None else str(len(stage.variants)),
+            str(len(statuses)),
+            str(sum(status in FINISHED for status in statuses)),
+            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none",
+            verdict.decision if verdict else "to come",
+            ", ".join(variant.name for variant in verdict.promoted[:8]) if verdict else "",
+        )
+        lines.append(Line(cells))
+    columns = (
+        text("stage"), number("variants"), number("trials"), number("finished"), text("not ranked"), text("decision"),
+        prose("goes on"),
+    )  # fmt: skip
+    return Table("stages", "", columns, tuple(lines))
+
+
+def gate_table(data: ReportData) -> Table:
+    """What the shakedown checked before anything was paid for."""
+    checks = (data.shakedown or {}).get("checks") or []
+    lines = []
+    for check in checks:
+        needed = check.get("required", True)
+        result = "passed" if check.get("passed") else "failed" if needed else "failed, not required"
+        cells = (str(check.get("name", "")), result, str(check.get("detail", "")))
+        lines.append(Line(cells, "lost" if result == "failed" else ""))
+    return Table("gate", "Shakedown gate", (text("check"), text("result"), prose("detail")), tuple(lines), fold=True)
+
+
+def champion_table(data: ReportData) -> Table:
+    """The registered model: where it is, what it is called, and its own figure with every digit."""
+    record = data.registration or {}
+    fields = ("variant", "alias", "claim", "metric", "value", "loss", "seed", "model", "version", "uri", "weights")
+    rows = [(name, numbers.exact(value) if isinstance(value, float) else str(value))
+            for name in fields if (value := record.get(name)) is not None]  # fmt: skip
+    return Table("champion", "Registered model", (text("what"), prose("value")), tuple(Line(row) for row in rows))
 
 
 def ledger_table(data: ReportData) -> Table:
@@ -86,7 +132,7 @@ def ledger_table(data: ReportData) -> Table:
     left = len(data.ledger) - len(lines)
     note = f"{left} more entries (ended and restarted trials and the like) lie in the run's ledger." if left else ""
     columns = (number("n"), text("time, UTC"), text("kind"), text("of"), prose("what"))
-    return Table("ledger", "Ledger", columns, tuple(lines), note, len(lines) > FOLD_FROM)
+    return Table("entries", "", columns, tuple(lines), note, len(lines) > FOLD_FROM)
 
 
 def money_table(data: ReportData) -> Table:
@@ -133,7 +179,7 @@ def money_table(data: ReportData) -> Table:
         text("stage"), number("planned trials"), number("run"), number("planned"), number("spent"),
         number("device-hours"), number("lost attempts"),
     )  # fmt: skip
-    return Table("money", "Money", columns, tuple(lines), _saving(data))
+    return Table("dollars", "", columns, tuple(lines), _saving(data))
 
 
 def models_table(data: ReportData) -> Table:
@@ -163,7 +209,7 @@ def models_table(data: ReportData) -> Table:
         number("output"),
     )  # fmt: skip
     note = "Exact counts of trainable parameters; output is 0 where it is tied to the embedding."
-    return Table("models", "Models", columns, tuple(lines), note, len(lines) > FOLD_FROM)
+    return Table("dimensions", "Models", columns, tuple(lines), note, len(lines) > FOLD_FROM)
 
 
 def data_table(data: ReportData) -> Table:
@@ -187,7 +233,7 @@ def data_table(data: ReportData) -> Table:
         prose("tokens by split"),
         prose("passes over the training split"),
     )
-    return Table("data", "Data", columns, tuple(lines))
+    return Table("datasets", "Data", columns, tuple(lines))
 
 
 def versions_table(data: ReportData) -> Table:
@@ -245,10 +291,10 @@ def _passes(stages: Iterable[StageData], variants: set[str]) -> str:
 def _entry_words(kind: str, content: dict[str, Any]) -> str:
     """An entry's content in words. Of trials only words and whole numbers: their figures stand in the trials' tables,
     as results.csv has them."""
-    of_trial = kind in ("trial_ended", "trial_restarted", "broken", "reuse")
+    of_trial = kind in ("trial_ended", "trial_restarted", "broken", "reuse", "evaluation")
     parts = [str(content["reason"])] if content.get("reason") else []
     for key, value in content.items():
-        if key in ("reason", "log_tail", "tail", "results", "inputs") or value in (None, "", [], {}):
+        if key in ("reason", "log_tail", "tail", "results", "inputs", "checks") or value in (None, "", [], {}):
             continue
         if isinstance(value, float) and of_trial:
             continue
@@ -265,7 +311,7 @@ def _value_words(value: Any) -> str:
         return told + (f" and {len(value) - 8} more" if len(value) > 8 else "")
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return str(value)
 
 
 def _kill_words(rule: KillRule | None) -> str:
@@ -275,7 +321,8 @@ def _kill_words(rule: KillRule | None) -> str:
         f"{criterion.metric} {criterion.limit:g} {'times' if criterion.metric == 'gradient_norm' else 'worse'}"
         for criterion in rule.criteria
     )
-    return f"{criteria} than the baseline over {format_count(rule.span_tokens)} tokens, from {format_count(rule.min_tokens)} on"
+    span, start = format_count(rule.span_tokens), format_count(rule.min_tokens)
+    return f"{criteria} than the baseline over {span} tokens, from {start} on"
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -93,7 +93,7 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
     if winner == data.baseline:
         return Headline("candidate", "nothing won", "The baseline stands: no variant beat it.", detail, facts)
     if verdict.proven:
-        level = f" at α = {alpha:g}" if isinstance(alpha, float) else ""
+        level = f" at α\u00a0=\u00a0{alpha:g}" if isinstance(alpha, float) else ""
         return Headline("proven", "proven", f"{winner} beats the baseline, proven{level}.", detail, facts)
     if verdict.claim == "exploratory":
         sentence = f"{winner} has the best mean; the claim is exploratory, not proven."
@@ -118,12 +118,13 @@ def _numbers(
         told = f"{size} {'better' if gap < 0 else 'worse'}"
         level = verdict.test.get("alpha")
         if arm.interval is not None:
-            width = f"{100 * (1 - 2 * level):.0f} % " if isinstance(level, float) else ""
+            width = f"{100 * (1 - 2 * level):.0f}\u00a0% " if isinstance(level, float) else ""
             told += f" ({width}interval {numbers.interval(arm.interval, decimals)})"
         parts.append(told)
     if arm.p is not None:
         p = numbers.p_value(arm.p)
-        parts.append(f"one-sided p {p if p.startswith('<') else f'= {p}'}")
+        sign = "" if p.startswith("<") else "=\u00a0"
+        parts.append(f"one-sided p\u00a0{sign}{p}")
     seeds = (
         f"{arm.n} seed{'s' if arm.n != 1 else ''} each"
         if base and base is not arm and base.n == arm.n
@@ -136,6 +137,8 @@ def _numbers(
     sentence = ", ".join(parts) + "."
     if verdict.metric == "final_val_loss" and ours is not None and theirs is not None and base is not arm:
         sentence += f" Perplexity {numbers.perplexity(ours)} against {numbers.perplexity(theirs)}."
+    if data.registration and data.registration.get("variant") == arm.variant:
+        sentence += f" Registered as {data.registration.get('uri')}."
     doubt = next((note for note in verdict.notes if note.startswith("not proven")), "")
     return f"{sentence} {_full(doubt)}".strip()
 

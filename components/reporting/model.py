@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from podium.components.study.design import Experiment
@@ -57,9 +57,7 @@ class EvaluationData:
 
     variant: str
     metrics: dict[str, Any]
-    """metrics.json: null where a field could not be measured."""
-    smallbench: dict[str, Any] = field(default_factory=dict)
-    """smallbench_results.json."""
+    """metrics.json: null where a field could not be measured, with the reason under `unmeasured`."""
 
 
 @dataclass(frozen=True)

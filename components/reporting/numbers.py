@@ -47,9 +47,10 @@ def cost(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """US dollars with the sign, `not measured` staying the dash."""
-    text = cost(value)
-    return text if text in ("", MISSING) else f"${text}"
+    """A sum of US dollars with the sign: cents, and four decimals where cents would say nothing."""
+    decimals = 2 if value is not None and (value == 0 or abs(value) >= 0.095) else 4
+    text = _fixed(value, decimals)
+    return text and f"${text}"
 
 
 def count(value: float | None) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -31,7 +31,8 @@ def page(data: ReportData, head: Headline, parts: Sequence[Section]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{escape(title)}: {escape(head.sentence)}</title>\n<style>\n{_style()}</style>\n</head>\n<body>\n<main>\n"
+        f"<title>{escape(title)}: {escape(head.sentence)}</title>\n<style>\n{_style()}</style>\n</head>\n"
+        "<body>\n<main>\n"
         f'{_hero(data, title, head)}\n<nav aria-label="Sections">{links}</nav>\n{body}\n'
         f"<footer>Podium · run {escape(data.run_id)} · results.csv and figures/ lie beside this page</footer>\n"
         "</main>\n</body>\n</html>\n"
@@ -43,16 +44,34 @@ def _hero(data: ReportData, title: str, head: Headline) -> str:
     beside = "".join(f"<li>{escape(item)}</li>" for item in data.study.confounds)
     aside = f"<aside><h2>Read with it</h2><ul>{beside}</ul></aside>" if beside else ""
     return (
-        f'<header class="hero {head.tone}">\n<p class="kicker">{escape(title)} <span class="badge">{escape(head.badge)}</span></p>\n'
+        f'<header class="hero {head.tone}">\n<div>\n'
+        f'<p class="kicker">{escape(title)} <span class="badge">{escape(head.badge)}</span></p>\n'
         f'<h1>{escape(head.sentence)}</h1>\n<p class="detail">{escape(head.detail)}</p>\n'
-        f'<dl>{facts}</dl>\n<p class="question">{escape(data.study.question)}</p>\n{aside}</header>'
+        f'<dl>{facts}</dl>\n<p class="question">{escape(data.study.question)}</p>\n</div>\n{aside}</header>'
     )
 
 
 def _section(part: Section) -> str:
     lead = f'<p class="lead">{escape(part.lead)}</p>' if part.lead else ""
-    blocks = "\n".join(_block(block) for block in part.blocks)
+    blocks = "\n".join(_beside(part.blocks))
     return f'<section id="{escape(part.name)}">\n<h2>{escape(part.title)}</h2>\n{lead}\n{blocks}\n</section>'
+
+
+def _beside(blocks: Sequence[Block]) -> Iterator[str]:
+    """The blocks' HTML; a table and a single figure after it stand side by side where there is room."""
+    left: Table | None = None
+    for block in blocks:
+        if left is not None and isinstance(block, Gallery) and len(block.figures) == 1:
+            yield f'<div class="beside"><div>{_block(left)}</div>{_block(block)}</div>'
+            left = None
+            continue
+        if left is not None:
+            yield _block(left)
+        left = block if isinstance(block, Table) and not block.fold else None
+        if left is None:
+            yield _block(block)
+    if left is not None:
+        yield _block(left)
 
 
 def _block(block: Block) -> str:
@@ -82,7 +101,8 @@ def table_html(table: Table) -> str:
     label = escape(table.title or table.name)
     body = (
         f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f'<table id="{escape(table.name)}"><thead><tr>{heads}</tr></thead>\n<tbody>\n{lines}\n</tbody></table></div>{note}'
+        f'<table id="{escape(table.name)}"><thead><tr>{heads}</tr></thead>\n'
+        f"<tbody>\n{lines}\n</tbody></table></div>{note}"
     )
     if table.fold:
         return _folded(f"{table.title}, {len(table.lines)} rows", body)
@@ -105,7 +125,7 @@ def _line(line: Line, columns: Sequence[Column]) -> str:
 
 def _cell(cell: str, column: Column) -> str:
     if not cell:
-        return MISSING
+        return "" if column.wide else MISSING
     if column.number and _LONG_NUMBER.fullmatch(cell):
         # groups of three set apart by space alone: who copies or searches the figure finds the CSV's digits
         head = len(cell) % 3 or 3

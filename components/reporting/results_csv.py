@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from podium.components.reporting import numbers
-from podium.components.reporting.model import EvaluationData, ReportData, StageData, TrialData
+from podium.components.reporting.evaluation_tables import figure, is_cost, is_quality
+from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.study import design
 from podium.components.study.schema import Axis, Study
 from podium.trainer.curve import Point
@@ -22,21 +23,20 @@ Row = dict[str, str]
 CURVE_POINTS = 100
 """At most so many evaluations of a trial go into its row."""
 
-COLUMNS = (
-    "run_id study stage variant role promoted seed trial status reason "
-    "final_val_loss final_val_perplexity final_bits_per_byte best_val_loss best_val_perplexity best_step "
-    "final_train_loss target_loss reached_target time_to_target_seconds "
-    "metric metric_value steps tokens passes kill_tokens stopped_tokens kill_detail "
-    "training_seconds evaluation_seconds compile_seconds checkpoint_seconds device_seconds elapsed_seconds "
-    "tokens_per_second peak_memory_mb cost_usd attempts reused_from "
-    "parameters embedding_parameters attention_parameters feed_forward_parameters norm_parameters output_parameters "
-    "d_model n_layers n_heads d_ff training_flops "
-    "device device_count threads podium commit image python torch cuda fingerprint tokenizer "
-    "final_val_loss_exact final_val_perplexity_exact final_bits_per_byte_exact training_seconds_exact cost_usd_exact "
-    "val_loss_curve log_tail"
-).split()
+COLUMNS = [
+    "run_id", "study", "stage", "variant", "role", "promoted", "seed", "trial", "status", "reason", "final_val_loss",
+    "final_val_perplexity", "final_bits_per_byte", "best_val_loss", "best_val_perplexity", "best_step",
+    "final_train_loss", "target_loss", "reached_target", "time_to_target_seconds", "metric", "metric_value", "steps",
+    "tokens", "passes", "kill_tokens", "stopped_tokens", "kill_detail", "training_seconds", "evaluation_seconds",
+    "compile_seconds", "checkpoint_seconds", "device_seconds", "elapsed_seconds", "tokens_per_second",
+    "peak_memory_mb", "cost_usd", "attempts", "reused_from", "parameters", "embedding_parameters",
+    "attention_parameters", "feed_forward_parameters", "norm_parameters", "output_parameters", "d_model", "n_layers",
+    "n_heads", "d_ff", "training_flops", "device", "device_count", "threads", "podium", "commit", "image", "python",
+    "torch", "cuda", "fingerprint", "tokenizer", "final_val_loss_exact", "final_val_perplexity_exact",
+    "final_bits_per_byte_exact", "training_seconds_exact", "cost_usd_exact", "val_loss_curve", "log_tail",
+]  # fmt: skip
 """The columns that every results.csv has. Between `seed` and `trial` comes one for each axis, at the end
-`smallbench_<task>` and `smallbench_<task>_stderr` for trials whose model was evaluated."""
+`smallbench_<task>_accuracy` and the like and `evaluation_<field>` for trials whose model was evaluated."""
 
 
 def axis_key(name: str, axis: Axis) -> str:
@@ -52,7 +52,7 @@ def axis_keys(study: Study) -> dict[str, str]:
 
 def result_rows(data: ReportData) -> list[Row]:
     """A row for each trial of each stage, in order, trials without a result included."""
-    scores = {evaluation.variant: _smallbench_cells(evaluation) for evaluation in data.evaluations}
+    measured = {evaluation.variant: _evaluation_cells(evaluation.metrics) for evaluation in data.evaluations}
     evaluated = _evaluated_trials(data)
     tokenizers = {variant: dataset.fingerprint for dataset in data.datasets for variant in dataset.variants}
     rows = []
@@ -62,7 +62,7 @@ def result_rows(data: ReportData) -> list[Row]:
             row = _row(data, stage, trial, promoted)
             row["tokenizer"] = tokenizers.get(trial.variant.name, "")
             if evaluated.get(trial.variant.name) == trial.key.name:
-                row.update(scores[trial.variant.name])
+                row.update(measured[trial.variant.name])
             rows.append(row)
     return rows
 
@@ -135,33 +135,28 @@ def _promoted(stage: StageData) -> dict[str, str]:
 
 
 def _evaluated_trials(data: ReportData) -> dict[str, str]:
-    """Variant → the trial whose model the evaluation took: its first finished one of the last stage it was in."""
+    """Variant → the trial whose model the evaluation took: the one that its checkpoint lies in, else the first with a
+    model of the last stage that the variant was in."""
     chosen: dict[str, str] = {}
-    for stage in data.stages:
-        for variant in {evaluation.variant for evaluation in data.evaluations}:
-            models = [t for t in stage.trials if t.variant.name == variant and t.result and t.result.final_model]
-            if models:
-                chosen[variant] = models[0].key.name
+    for evaluation in data.evaluations:
+        checkpoint = str(evaluation.metrics.get("checkpoint") or "")
+        named = [t.key.name for t in data.trials if f"/{t.key.folder}/" in checkpoint]
+        for stage in data.stages if not named else ():
+            models = [t for t in stage.trials if t.variant.name == evaluation.variant and t.result]
+            named = [t.key.name for t in models if t.result and t.result.final_model][:1] or named
+        if named:
+            chosen[evaluation.variant] = named[0]
     return chosen
 
 
-def smallbench_scores(evaluation: EvaluationData) -> dict[str, tuple[float, float | None]]:
-    """Task → (accuracy, standard error) of what was measured; both between 0 and 1."""
-    tasks = evaluation.smallbench.get("tasks", evaluation.smallbench)
-    scores: dict[str, tuple[float, float | None]] = {}
-    for task, entry in tasks.items() if isinstance(tasks, Mapping) else ():
-        accuracy = entry.get("accuracy", entry.get("acc")) if isinstance(entry, Mapping) else None
-        if isinstance(accuracy, int | float):
-            error = next((entry[k] for k in ("standard_error", "stderr", "acc_stderr") if k in entry), None)
-            scores[str(task)] = (float(accuracy), None if error is None else float(error))
-    return scores
-
-
-def _smallbench_cells(evaluation: EvaluationData) -> Row:
+def _evaluation_cells(metrics: Mapping[str, Any]) -> Row:
+    """What the evaluation measured of the trial's model: SmallBench under its own names, the rest with a prefix."""
     cells: Row = {}
-    for task, (accuracy, error) in smallbench_scores(evaluation).items():
-        cells[f"smallbench_{task}"] = f"{accuracy:.4f}"
-        cells[f"smallbench_{task}_stderr"] = "" if error is None else f"{error:.4f}"
+    for field, value in metrics.items():
+        if field.startswith("smallbench_"):
+            cells[field] = figure(field, value)
+        elif is_quality(field) or is_cost(field):
+            cells[f"evaluation_{field.removeprefix('evaluation_')}"] = figure(field, value)
     return cells
 
 

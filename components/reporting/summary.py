@@ -57,7 +57,7 @@ def table_markdown(table: Table) -> list[str]:
 
 def _block(block: Block) -> list[str]:
     if isinstance(block, Table):
-        return ([""] + [f"### {block.title}"] if block.title else []) + table_markdown(block)
+        return [*(("", f"### {block.title}") if block.title else ()), *table_markdown(block)]
     if isinstance(block, Bullets):
         return ["", *(f"- {_inline(item)}" for item in block.items)]
     if isinstance(block, Gallery):

@@ -80,6 +80,7 @@ def axis_tables(data: ReportData) -> list[Table]:
             mark: Mark = "winner" if value is not None and value == best else ""
             mark = mark or ("baseline" if row.variant == data.baseline else "" if status in ("", *FINISHED) else "lost")
             result = next((t.result for t in arms.get(row.variant, ()) if t.result and t.result.n_layers), None)
+            roles = ("baseline" if row.variant == data.baseline else "", "best" if mark == "winner" else "")
             cells = (
                 row.name,
                 numbers.axis_value(row.value),
@@ -91,7 +92,7 @@ def axis_tables(data: ReportData) -> list[Table]:
                 else "",
                 _text(result.n_layers if result else None),
                 _text(result.d_model if result else None),
-                ", ".join(filter(None, ("baseline" if row.variant == data.baseline else "", status))),
+                ", ".join(filter(None, (*roles, status))) or "completed",
             )
             lines.append(Line(cells, mark))
         title = axis.title or name
@@ -134,8 +135,8 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
         if arm.variant == data.baseline:
             fate = ", ".join(filter(None, ("baseline", fate)))
         cells = (
-            "" if arm.rank is None else str(arm.rank),
             arm.variant,
+            "" if arm.rank is None else str(arm.rank),
             str(arm.n),
             numbers.of_metric(metric, arm.mean),
             numbers.of_metric(metric, arm.sd),
@@ -146,8 +147,8 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
         )
         lines.append(Line(cells, mark))
     columns = (
-        number("rank"),
         text("variant"),
+        number("rank"),
         number("seeds"),
         number("mean PPL" if by_perplexity else "mean", f"mean of {metric} over seeds"),
         number("SD", "sample standard deviation over seeds"),
@@ -179,9 +180,9 @@ def trials_table(stage: StageData, rows: Iterable[Row]) -> Table:
         prose("why it ended"),
     )
     fields = (
-        "variant seed status final_val_loss final_val_perplexity final_bits_per_byte best_val_loss tokens "
-        "training_seconds device_seconds tokens_per_second peak_memory_mb cost_usd attempts"
-    ).split()
+        "variant", "seed", "status", "final_val_loss", "final_val_perplexity", "final_bits_per_byte", "best_val_loss",
+        "tokens", "training_seconds", "device_seconds", "tokens_per_second", "peak_memory_mb", "cost_usd", "attempts",
+    )  # fmt: skip
     lines = []
     for row in rows:
         if row["stage"] != stage.name:
@@ -192,6 +193,8 @@ def trials_table(stage: StageData, rows: Iterable[Row]) -> Table:
             why = f"taken from run {row['reused_from']}"
         cells = (*(row.get(field, "") for field in fields), why)
         lines.append(Line(cells, "lost" if lost else "baseline" if row.get("role") else ""))
+    if not any(line.cells[-1] for line in lines):
+        columns, lines = columns[:-1], [Line(line.cells[:-1], line.mark) for line in lines]
     note = "Each figure is a cell of results.csv."
     return Table(f"trials-{stage.name}", "Every trial", columns, tuple(lines), note, len(lines) > FOLD_FROM)
 
@@ -241,12 +244,14 @@ def _test_words(stage: StageData) -> str:
     for key, word in words.items():
         value = test.get(key)
         if isinstance(value, int | float):
-            parts.append(f"{word} {value:.4g}")
+            parts.append(f"{word} {value:.4g}".replace("-", "−"))
     return ", ".join(parts) + "."
 
 
 def _status(trials: list[TrialData]) -> str:
     """The statuses of an arm that are worth a word: all but completed."""
+    if not trials:
+        return "not run"
     counts: dict[str, int] = {}
     for trial in trials:
         counts[trial.status] = counts.get(trial.status, 0) + 1

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from podium.components.reporting.figures.data import METRICS, Arm, PlotData
-from podium.components.reporting.figures.labels import Label, place
-from podium.components.reporting.figures.style import BLUE, FONT, INK, MUTED, PAPER, RED, Figure, draw, plane, short
+from podium.components.reporting.figures.labels import Label, place, text_width
+from podium.components.reporting.figures.style import BLUE, INK, MUTED, PAPER, RED, Figure, draw, plane, short
 from podium.components.reporting.numbers import bits_per_byte, perplexity
 
 MAX_TICKS = 6
+MAX_DOTS = 400
 
 
 def along(data: PlotData, stage: str, key: str) -> list[tuple[str, Arm]]:
@@ -46,6 +50,8 @@ def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
             axes.set_xscale("log")
         axes.plot([at[v] for v, _, _ in known], [mean for _, _, mean in known], color=BLUE, linewidth=1.5)
         dots = [(at[v], value) for v, arm, _ in known for value in arm.values(metric)]
+        if len(dots) > MAX_DOTS:
+            dots = [(at[v], mean) for v, _, mean in known]
         axes.plot(*zip(*dots, strict=True), "o", color=BLUE, markersize=6, alpha=0.55, markeredgewidth=0)
         for value, arm, mean in known:
             fill = PAPER if arm.baseline else BLUE
@@ -56,7 +62,7 @@ def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
         for value, _ in lost:
             axes.plot(at[value], top, "x", color=RED, markersize=8, markeredgewidth=2, clip_on=False)
         axes.set_ylim(floor, top)
-        _ticks(axes, [at[v] for v in order], order)
+        _ticks(axes, at, numeric=numeric)
         wanted = [Label(at[best[0]], best[2], f"{text(best[2])} best", weight="bold")]
         wanted += [Label(at[v], m, f"{text(m)} baseline") for v, arm, m in known if arm.baseline and arm is not best[1]]
         wanted += [Label(at[v], m, text(m), MUTED) for v, arm, m in known if arm is not best[1] and not arm.baseline]
@@ -73,26 +79,27 @@ def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
     return Figure(f"axis-{key}-{stage}", described, caption, svg, stage)
 
 
-def _ticks(axes: object, places: list[float], texts: list[str]) -> None:
-    from matplotlib.axes import Axes
-
-    assert isinstance(axes, Axes)
-    if len(places) <= MAX_TICKS:
-        # neighbours closer than their texts would lie on each other: the text of the later one is left out
-        pixels = [axes.transData.transform((place, axes.get_ylim()[0]))[0] for place in places]
-        shown: list[str] = []
-        edge = float("-inf")
-        for pixel, text in zip(pixels, texts, strict=True):
-            label = short(text, 12)
-            half = len(label) * FONT * 0.32 + 3
-            fits = pixel - half > edge
-            shown.append(label if fits else "")
-            edge = pixel + half if fits else edge
-        axes.xaxis.set_major_locator(FixedLocator(places))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels(shown, color=INK)
-    else:
-        axes.locator_params(axis="x", nbins=5)
+def _ticks(axes: Axes, at: Mapping[str, float], *, numeric: bool) -> None:
+    """Ticks at the axis's own values while they are few; of many numbers a round scale, of many words some."""
+    values = list(at)
+    if len(values) > MAX_TICKS and numeric:
+        axes.xaxis.set_major_locator(MaxNLocator(5) if axes.get_xscale() == "linear" else LogLocator(numticks=5))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        return
+    shown: list[str] = []
+    edge = float("-inf")
+    for value in values:
+        # a text that would lie on the one before it is left out
+        pixel = axes.transData.transform((at[value], axes.get_ylim()[0]))[0]
+        label = short(value, 12)
+        half = text_width(label) / 2
+        fits = pixel - half > edge
+        shown.append(label if fits else "")
+        edge = pixel + half if fits else edge
+    axes.xaxis.set_major_locator(FixedLocator([at[value] for value in values]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels(shown, color=INK)
 
 
 def _numeric(value: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -69,6 +68,7 @@ class _Picture:
 
     def __init__(self, data: PlotData, stage: str, lines: list[_Line]) -> None:
         self.lines = lines
+        self.arms = len(data.arms(stage))
         self.named = _named(data, stage, lines)
         grey = [line for line in lines if line not in self.named]
         self.shown = grey[:: max(1, -(-len(grey) // MAX_GREY))]
@@ -107,8 +107,8 @@ class _Picture:
                 annotation_clip=False,
                 fontweight="bold" if line.arm.baseline else "normal",
             )
-            leader = {"color": color, "linewidth": 0.7, "clip_on": False, "linestyle": (0, (2, 2))}
-            axes.plot([line.points[-1][0], self.longest * 1.03], [end, y], **leader)
+            leader = [line.points[-1][0], self.longest * 1.03], [end, y]
+            axes.plot(*leader, color=color, linewidth=0.7, clip_on=False, linestyle=(0, (2, 2)))
 
     def caption(self, last: str) -> str:
         parts = []
@@ -119,8 +119,8 @@ class _Picture:
         if any(trial.kill_tokens is not None for line in self.lines for trial in line.arm.trials):
             parts.append("× marks where the kill rule was met.")
         drawn = len(self.named) + len(self.shown)
-        if drawn < len(self.lines):
-            parts.append(f"{drawn} of {len(self.lines)} variants are drawn.")
+        if drawn < self.arms:
+            parts.append(f"{drawn} of {self.arms} variants are drawn.")
         return " ".join([*parts, last])
 
 

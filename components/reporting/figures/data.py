@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from podium.components.reporting.evaluation_tables import smallbench_scores
 from podium.components.reporting.results_csv import COLUMNS, Row, parse_curve
 
 FINISHED = frozenset({"completed", "target_reached", "missed_target"})
@@ -46,7 +47,8 @@ class PlotTrial:
     kill_tokens: int | None
     cost: float | None
     curve: tuple[tuple[int, float], ...]
-    smallbench: Mapping[str, tuple[float, float | None]]
+    smallbench: Mapping[str, tuple[float, float | None, float | None]]
+    """Task → (accuracy, standard error, share of the commonest label)."""
 
     @property
     def finished(self) -> bool:
@@ -137,13 +139,14 @@ def from_rows(rows: Iterable[Row], columns: Sequence[str], titles: Mapping[str, 
     table = [{ALIASES.get(key, key): cell for key, cell in row.items()} for row in rows]
     names = [ALIASES.get(column, column) for column in columns]
     if titles is None:
-        further = [n for n in names if n not in COLUMNS and n not in _OTHER and not n.startswith("smallbench_")]
+        further = [n for n in names if n not in COLUMNS and n not in _OTHER and not n.startswith(_MEASURED)]
         titles = {name: name.replace("_", " ") for name in further if len({row.get(name, "") for row in table}) > 1}
     trials = tuple(_trial(row, titles) for row in _unshared(table) if row.get("status") != "pending")
     return PlotData(trials, dict(titles))
 
 
-_OTHER = frozenset({"run", "source", "experiment_name", "axis", "total_parameters", "val_tokens"})
+_MEASURED = ("smallbench_", "evaluation_")
+_OTHER = frozenset({"run", "source", "experiment_name", "axis", "total_parameters", "tokens_seen"})
 
 
 def _unshared(table: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -159,12 +162,7 @@ def _unshared(table: list[dict[str, str]]) -> list[dict[str, str]]:
 def _trial(row: Mapping[str, str], titles: Mapping[str, str]) -> PlotTrial:
     numbers = {metric: _number(row.get(f"{metric}_exact") or row.get(metric)) for metric in METRICS}
     kill = _number(row.get("kill_tokens"))
-    scores: dict[str, tuple[float, float | None]] = {}
-    for column, cell in row.items():
-        if column.startswith("smallbench_") and not column.endswith("_stderr"):
-            accuracy = _number(cell)
-            if accuracy is not None:
-                scores[column.removeprefix("smallbench_")] = (accuracy, _number(row.get(f"{column}_stderr")))
+    scores = smallbench_scores({column: _number(cell) for column, cell in row.items() if "smallbench_" in column})
     return PlotTrial(
         stage=row.get("stage") or "results",
         variant=row.get("variant") or "",

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 
-from podium.components.reporting.figures.style import FONT, INK, POINTS, short
+from podium.components.reporting.figures.style import FONT, INK, short
 
 CHARACTER = 7.7
 """Units of a character of DejaVu Sans at 13 units, on the wide side."""
 LINE = 16.0
 RADIUS = 6.0
 """What a point keeps free around itself."""
-MAX_CHARACTERS = 20
+LENGTHS = (20, 12)
+"""Characters of a name: it is shortened further only where it would not fit."""
 
 Box = tuple[float, float, float, float]
 """left, bottom, right, top in units."""
@@ -52,27 +53,37 @@ def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, flo
         taken.append((px - RADIUS, py - RADIUS, px + RADIUS, py + RADIUS))
     written = 0
     for label in labels:
-        text = short(label.text, MAX_CHARACTERS)
-        px, py = axes.transData.transform((label.x, label.y))
-        width = text_width(text)
-        for bx, by in _candidates(px, py, width):
-            box = (bx, by, bx + width, by + LINE)
-            inside = box[0] >= left and box[1] >= bottom + 1 and box[2] <= bound[0] and box[3] <= bound[1]
-            if inside and not any(_overlap(box, other) for other in taken):
-                taken.append(box)
-                figure.text(
-                    bx / figure.bbox.width,
-                    (by + 3.5) / figure.bbox.height,
-                    text,
-                    color=label.color,
-                    fontweight=label.weight,
-                    fontsize=FONT * 72 / POINTS,
-                    ha="left",
-                    va="baseline",
-                )
-                written += 1
+        for limit in LENGTHS:
+            text = short(label.text, limit)
+            px, py = axes.transData.transform((label.x, label.y))
+            box = _free(px, py, text_width(text), (left, bottom + 1, *bound), taken)
+            if box is not None:
                 break
+        else:
+            continue
+        taken.append(box)
+        written += 1
+        figure.text(
+            box[0] / figure.bbox.width,
+            (box[1] + 3.5) / figure.bbox.height,
+            text,
+            color=label.color,
+            fontweight=label.weight,
+            fontsize=FONT,
+            ha="left",
+            va="baseline",
+        )
     return written
+
+
+def _free(px: float, py: float, width: float, bounds: Box, taken: Sequence[Box]) -> Box | None:
+    """The first place beside the point that is within the bounds and free."""
+    for bx, by in _candidates(px, py, width):
+        box = (bx, by, bx + width, by + LINE)
+        inside = box[0] >= bounds[0] and box[1] >= bounds[1] and box[2] <= bounds[2] and box[3] <= bounds[3]
+        if inside and not any(_overlap(box, other) for other in taken):
+            return box
+    return None
 
 
 def _candidates(px: float, py: float, width: float) -> list[tuple[float, float]]:

@@ -11,6 +11,8 @@ from podium.components.reporting.figures.data import PlotData
 from podium.components.reporting.figures.style import BLUE, MUTED, RED, Figure, draw, plane
 from podium.components.reporting.numbers import usd
 
+MAX_STEPS = 200
+
 
 def money_figure(data: PlotData) -> Figure | None:
     """The plot, None where nothing cost anything."""
@@ -25,9 +27,11 @@ def money_figure(data: PlotData) -> Figure | None:
 
     def paint(canvas: Canvas) -> None:
         axes = plane(canvas, left=58, right=14, title="spent so far", below="trials and evaluations paid for")
-        places, heights_of_steps = [*range(len(sums)), len(sums)], [*sums, sums[-1]]
-        axes.step(places, heights_of_steps, where="post", color=BLUE, linewidth=2)
-        axes.fill_between(places, heights_of_steps, step="post", color=BLUE, alpha=0.1, linewidth=0)
+        every = -(-len(sums) // MAX_STEPS)
+        places = [*range(0, len(sums), every), len(sums)]
+        steps = [*sums[::every], sums[-1]]
+        axes.step(places, steps, where="post", color=BLUE, linewidth=2)
+        axes.fill_between(places, steps, step="post", color=BLUE, alpha=0.1, linewidth=0)
         top = max([total, *(value for value, _, _ in drawn)])
         axes.set_xlim(0, len(sums) - 0.5)
         axes.set_ylim(0, top * 1.16)

@@ -78,7 +78,7 @@ def seeds_figure(data: PlotData, stage: str) -> Figure | None:
         _limits(axes, spread)
 
     caption = (
-        f"A dot a seed, a bar the mean, a line the {100 * (1 - 2 * alpha):.0f} % interval by pooled variance; "
+        f"A dot a seed, a bar the mean, a line the {100 * (1 - 2 * alpha):.0f}\u00a0% interval by pooled variance; "
         "the dashed line is the baseline's mean. Less is better."
     )
     if len(shown) < len(ranked):
@@ -107,8 +107,8 @@ def forest_figure(data: PlotData, stage: str) -> Figure | None:
         _limits(axes, [0.0, *(bound for item in found for bound in (item.low, item.high))])
 
     caption = (
-        f"Left of the line is better than the baseline. Lines are {100 * (1 - 2 * alpha):.0f} % intervals by pooled "
-        "variance; green ones lie wholly on the better side."
+        f"Left of the line is better than the baseline. Lines are {100 * (1 - 2 * alpha):.0f}\u00a0% intervals by "
+        "pooled variance; green ones lie wholly on the better side."
     )
     svg = draw(_height(len(found)), paint, describe=f"Differences to the baseline in stage {stage}")
     return Figure(f"differences-{stage}", f"Differences to the baseline, {stage}", caption, svg, stage)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from matplotlib.figure import Figure as Canvas
 
 from podium.components.reporting.figures.data import PlotData
-from podium.components.reporting.figures.style import BLUE, GRID, INK, MUTED, Figure, draw, plane, short
+from podium.components.reporting.figures.style import BLUE, FAINT, GRID, INK, MUTED, Figure, draw, plane, short
 
 MAX_VARIANTS = 8
+_Score = tuple[float, float | None, float | None]
 ROW = 22.0
 
 
@@ -18,7 +19,7 @@ def smallbench_figure(data: PlotData) -> Figure | None:
     tasks = list(dict.fromkeys(task for trial in scored for task in trial.smallbench))
     if not scored:
         return None
-    lines: list[tuple[str, str, bool, tuple[float, float | None] | None]] = []
+    lines: list[tuple[str, str, bool, _Score | None]] = []
     for task in tasks:
         lines.append((task.upper(), "", False, None))
         lines += [("", t.variant, t.baseline, t.smallbench[task]) for t in scored if task in t.smallbench]
@@ -37,6 +38,8 @@ def smallbench_figure(data: PlotData) -> Figure | None:
                 continue
             accuracy, error = score[0] * 100, (score[1] or 0) * 100
             color = INK if baseline else BLUE
+            if score[2] is not None:
+                axes.plot(score[2] * 100, place, "|", color=FAINT, markersize=18, markeredgewidth=2)
             axes.plot([accuracy - error, accuracy + error], [place, place], color=color, linewidth=2)
             axes.plot(accuracy, place, "o", color=color, markersize=6)
             axes.text(left, place, short(variant, 15), transform=across, va="center", color=color)
@@ -44,7 +47,7 @@ def smallbench_figure(data: PlotData) -> Figure | None:
         axes.locator_params(axis="x", nbins=4)
 
     svg = draw(len(lines) * ROW + 60, paint, describe="SmallBench accuracy by task and variant")
-    caption = "Lines are ± 1 standard error over the examples; at this size most differences lie within it."
+    caption = "Lines are ± 1 standard error over the examples; the grey stroke is the share of the commonest label."
     if len(trials) > len(scored):
         caption += f" {len(scored)} of {len(trials)} evaluated variants."
     return Figure("smallbench", "SmallBench by task", caption, svg)

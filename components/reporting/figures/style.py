@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import io
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -31,7 +33,7 @@ VARIABLES = {
     BLUE: "blue", RED: "red", GREEN: "green", ORANGE: "orange", PURPLE: "purple", SKY: "sky",
 }  # fmt: skip
 
-RC = {
+RC: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "podium",
     "font.family": "sans-serif",
@@ -153,7 +155,7 @@ def _plain(svg: str, describe: str) -> str:
     view = re.search(r'viewBox="([^"]*)"', svg)
     assert view is not None
     _, _, width, height = view[1].split()
-    salt = f"{abs(_checksum(svg)):08x}"
+    salt = f"{zlib.crc32(svg.encode()):08x}"
     svg = _HEAD.sub("", svg, count=1)
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<title>.*?</title>", "", svg, flags=re.DOTALL)
@@ -169,12 +171,6 @@ def _plain(svg: str, describe: str) -> str:
         'font-family="system-ui, -apple-system, Segoe UI, Roboto, Helvetica, Arial, DejaVu Sans, sans-serif">'
     )
     return head + svg.strip() + "\n"
-
-
-def _checksum(text: str) -> int:
-    import zlib
-
-    return zlib.crc32(text.encode())
 
 
 def _attribute(text: str) -> str:

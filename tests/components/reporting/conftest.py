@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from podium.components.reporting.build import Report, render
 from podium.components.reporting.model import DatasetData, EvaluationData, ReportData, StageData, TrialData
 from podium.components.study.design import experiments, variants
 from podium.components.study.layout import TrialKey
@@ -156,7 +157,8 @@ def _stage(
                 curve = []
                 tail = ["step 100 loss 9.1234", "RuntimeError: CUDA error: device-side assert triggered <kernel & co>"]
                 result = _result(
-                    key, config, Status.BROKEN, None, 0, attempts=3, log_tail=tail, final_model=None, training_seconds=None,
+                    key, config, Status.BROKEN, None, 0, attempts=3, log_tail=tail, final_model=None,
+                    training_seconds=None,
                     reason="broken after 3 attempts: exit code 1", parameters=None, d_model=None, n_layers=None,
                 )  # fmt: skip
             if strange and ref.name == "glu2x":
@@ -189,14 +191,15 @@ def _verdict(data: StageData, baseline: str, **more: Any) -> Verdict:
             variant=name, rank=place + 1 if mean is not None else None, n=sum(v is not None for v in values.values()),
             mean=mean, sd=sd, values=values, statuses=statuses,
             difference=mean - base if mean is not None and name != baseline else None,
-            interval=(mean - base - 0.0024, mean - base + 0.0024) if mean is not None and sd and name != baseline else None,
+            interval=(mean - base - 0.0024, mean - base + 0.0024) if mean and sd and name != baseline else None,
             p=0.0031 if sd and name != baseline else None,
             why="" if mean is not None else "no finished seed",
         )
         for place, (name, mean, sd, values, statuses) in enumerate(arms)
     ]  # fmt: skip
     outcomes = [
-        TrialOutcome(variant=t.variant.name, seed=t.key.seed, fingerprint=t.result.fingerprint or "", status=t.result.status,
+        TrialOutcome(variant=t.variant.name, seed=t.key.seed, fingerprint=t.result.fingerprint or "",
+                     status=t.result.status,
                      value=t.result.final_val_loss, cost_usd=t.result.cost_usd)
         for t in data.trials if t.result
     ]  # fmt: skip
@@ -206,15 +209,15 @@ def _verdict(data: StageData, baseline: str, **more: Any) -> Verdict:
     return Verdict.model_validate(content | {"parameters": data.stage.promotion.model_dump()} | more)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def study() -> Callable[..., Study]:
     """A study with top-level fields replaced."""
     return lambda **changes: Study.model_validate({**STUDY, **changes})
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_report(study: Callable[..., Study]) -> Callable[..., ReportData]:
-    """A finished run; `stages` 0, 1 or 2 of them done, `strange` with killed, broken and diverged trials, `proven` or not."""
+    """A run with 0, 1 or 2 `stages` done, proven or not; `strange` has killed, broken and diverged trials."""
 
     def make(*, stages: int = 2, strange: bool = False, proven: bool = True, winner: str = "emb45-glu3x") -> ReportData:
         chosen = study()
@@ -231,7 +234,10 @@ def make_report(study: Callable[..., Study]) -> Callable[..., ReportData]:
             study=chosen,
             run_id="param-allocation-0badcafe",
             study_hash="0badcafe" * 8,
-            stages=(StageData("ranking", chosen.stages["ranking"], tuple(refs)), StageData("finals", chosen.stages["finals"], None)),
+            stages=(
+                StageData("ranking", chosen.stages["ranking"], tuple(refs)),
+                StageData("finals", chosen.stages["finals"], None),
+            ),
             experiments=tuple(experiments(chosen)),
             plan={"usd": 30.1, "usd_worst": 44.2, "usd_naive": 77.7, "trials": 18, "gpu_hours": 25.2, "stages": [
                 {"name": "ranking", "trials": 6, "gpu_hours": 0.6, "usd": 0.72},
@@ -264,7 +270,7 @@ def make_report(study: Callable[..., Study]) -> Callable[..., ReportData]:
             verdict = _verdict(
                 finals, "baseline", policy="best_mean", decision="promote", winner=winner, proven=proven,
                 claim="proven" if proven else "candidate", promoted=[ref for ref in finalists if ref.name == winner],
-                reason=f"{winner} has the best mean and {'beats' if proven else 'does not beat'} the baseline at alpha 0.05.",
+                reason=f"{winner} has the best mean and {'beats' if proven else 'does not beat'} the baseline.",
                 test={"name": "pooled t, one-sided", "statistic": -14.2, "df": 8, "p": 0.0031 if proven else 0.21,
                       "alpha": 0.05, "pooled_sd": 0.0013},
             )  # fmt: skip
@@ -275,8 +281,11 @@ def make_report(study: Callable[..., Study]) -> Callable[..., ReportData]:
                 data,
                 stages=(data.stages[0], replace(finals, verdict=verdict)),
                 evaluations=tuple(_evaluation(ref) for ref in finalists),
-                registration={"name": "param-allocation", "version": 1, "alias": "champion" if proven else "candidate",
-                              "variant": winner, "proven": proven, "metric": "final_val_loss"},
+                registration={
+                    "variant": winner, "alias": "champion" if proven else "candidate", "proven": proven,
+                    "claim": verdict.claim, "metric": "final_val_loss", "model": "param-allocation", "version": "1",
+                            "value": next(t.result for t in finals.trials if t.variant.name == winner).final_val_loss,
+                    "uri": "models:/param-allocation@champion"},
             )  # fmt: skip
         spent = sum(trial.result.cost_usd or 0.0 for trial in data.trials if trial.result)
         return replace(data, ledger=tuple(entries), spent_usd=spent)
@@ -284,16 +293,32 @@ def make_report(study: Callable[..., Study]) -> Callable[..., ReportData]:
     return make
 
 
+@pytest.fixture(scope="session")
+def rendered(make_report: Callable[..., ReportData]) -> Callable[..., Report]:
+    """The files of `make_report(**state)`, made once a session."""
+    made: dict[str, Report] = {}
+
+    def once(**state: Any) -> Report:
+        key = repr(sorted(state.items()))
+        if key not in made:
+            made[key] = render(make_report(**state))
+        return made[key]
+
+    return once
+
+
 def _evaluation(ref: VariantRef) -> EvaluationData:
     offset = EFFECT.get(ref.name, 0.0)
-    metrics = {
-        "validation_loss": 4.32 + offset, "validation_perplexity": 75.2 + offset * 75, "validation_bits_per_byte": 1.41,
+    metrics: dict[str, Any] = {
+        "checkpoint": f"file:///store/runs/x/trials/finals/{ref.name}/seed-52/checkpoints/final-model.safetensors",
+        "dev_loss": 4.32 + offset, "dev_perplexity": 75.2 + offset * 75, "dev_bits_per_byte": 1.41,
         "test_loss": 4.31 + offset, "test_perplexity": 74.5 + offset * 75, "test_bits_per_byte": 1.40,
-        "latency_128_median_ms": 6.51, "latency_128_p95_ms": 7.2, "latency_512_median_ms": 9.9, "latency_512_p95_ms": 11.1,
-        "throughput_tokens_per_second": 51234.5, "peak_memory_mb": None, "peak_memory_mb_reason": "no CUDA device",
+        "latency_128_median_ms": 6.51, "latency_128_p95_ms": 7.2, "latency_512_median_ms": 9.9,
+        "latency_512_p95_ms": 11.1, "throughput_tokens_per_second": 51234.5, "peak_memory_mb": None,
+        "parameters_total": 10_000_123, "vocab_size": 16000, "evaluation_seconds": 31.77,
     }  # fmt: skip
-    tasks = {"sst2": 0.58, "rte": 0.53, "boolq": 0.6, "mrpc": 0.68}
-    scores = {
-        task: {"accuracy": value - offset, "standard_error": 0.02, "examples": 300} for task, value in tasks.items()
-    }
-    return EvaluationData(ref.name, metrics, {"tasks": scores})
+    for task, value in {"sst2": 0.58, "rte": 0.53, "boolq": 0.6, "mrpc": 0.68}.items():
+        metrics |= {f"smallbench_{task}_accuracy": value - offset, f"smallbench_{task}_stderr": 0.02}
+        metrics |= {f"smallbench_{task}_majority": value - 0.03, f"smallbench_{task}_n": 300}
+    metrics["unmeasured"] = {"peak_memory_mb": "no CUDA device"}
+    return EvaluationData(ref.name, metrics)

@@ -28,7 +28,9 @@ def finish(run: Run, stage: str, *, only: int | None = None) -> None:
     """Write results and metrics of the stage's trials as the trainer would."""
     noise = random.Random(3)
     for trial in run.trials(stage)[:only]:
-        loss = 5.0 + 0.02 * run.trials(stage)[0:9].index(trial) / 9 if stage == "ranking" else 4.0 + noise.gauss(0, 0.01)
+        loss = (
+            5.0 + 0.02 * run.trials(stage)[0:9].index(trial) / 9 if stage == "ranking" else 4.0 + noise.gauss(0, 0.01)
+        )
         lines = [
             {"step": 100 * i, "tokens": 1000 * i, "val_loss": loss + 1 / i, "val_perplexity": 2.0, "train_seconds": 1.0}
             for i in range(1, 11)
@@ -38,7 +40,8 @@ def finish(run: Run, stage: str, *, only: int | None = None) -> None:
         result = TrialResult(
             run_name=trial.key.name, fingerprint=trial.fingerprint, status=Status.COMPLETED, reason="all steps done",
             seed=trial.seed, steps=1000, tokens=10_000, final_val_loss=loss, final_val_perplexity=2.718**loss,
-            training_seconds=12.25, cost_usd=0.0123, device_seconds=20.0, versions=Versions(podium="0.1.0", device="cpu"),
+            training_seconds=12.25, cost_usd=0.0123, device_seconds=20.0,
+            versions=Versions(podium="0.1.0", device="cpu"),
         )  # fmt: skip
         run.storage.write_text(f"{trial.key.folder}/metrics.jsonl", text)
         run.storage.write_text(trial.key.log, f"starting {trial.key.name}\nstep 1000\n")
@@ -135,8 +138,14 @@ def test_export_refuses_the_layout_of_another_study(run: Run, tmp_path: Path, st
 @pytest.mark.parametrize(
     ("layout", "expected"),
     [
-        ("generic", {"results.csv", "summary.md", "verdicts/ranking.json", "verdicts/ranking.md", "figures/funnel.svg"}),
-        ("param-allocation", {"analysis.csv", "phase1_summary.csv", "phase1_top1.json", "plots/funnel.svg", "summary.md"}),
+        (
+            "generic",
+            {"results.csv", "summary.md", "verdicts/ranking.json", "verdicts/ranking.md", "figures/funnel.svg"},
+        ),
+        (
+            "param-allocation",
+            {"analysis.csv", "phase1_summary.csv", "phase1_top1.json", "plots/funnel.svg", "summary.md"},
+        ),
     ],
 )
 def test_export_writes_a_folder_of_its_own(run: Run, tmp_path: Path, layout: str, expected: set[str]) -> None:
