@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
@@ -22,10 +23,50 @@ NEEDED = ("podium", "torch", "tokenizers", "safetensors", "numpy", "pandas")
 
 
 def log_version(run: Run, winner: Finalist, tracking_uri: str, tags: Mapping[str, str]) -> str:
-    """Store the model in the run's MLflow run and register it; the number of the new version."""
-    import mlflow
+    """Store the model in MLflow beside the run and register it; the number of the new version.
 
-    parent = ensure_parent(
+    MLflow's own `log_model` would load the model to try its example: PyTorch in a step that needs none.
+    """
+    with tempfile.TemporaryDirectory(prefix="podium-register-") as scratch, _quiet():
+        import mlflow
+        from mlflow.entities import LoggedModelOutput
+        from mlflow.models import Model
+
+        tracking = client(tracking_uri)
+        top = run_of_study(run, tracking_uri)
+        experiment = tracking.get_run(top).info.experiment_id
+        stored = tracking.create_logged_model(
+            experiment, f"model-{winner.variant}".replace(".", "-"), source_run_id=top, tags=dict(tags)
+        )
+        folder = Path(scratch) / "model"
+        mlflow.pyfunc.save_model(
+            str(folder),
+            mlflow_model=Model(artifact_path=stored.artifact_location, model_uuid=stored.model_id, run_id=top),
+            python_model=str(CODE),
+            artifacts={name: str(path) for name, path in _fetch(run, winner, Path(scratch)).items()},
+            signature=_signature(),
+            input_example=_example(),
+            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
+        )
+        tracking.log_model_artifacts(stored.model_id, str(folder))
+        tracking.finalize_logged_model(stored.model_id, "READY")
+        tracking.log_outputs(top, [LoggedModelOutput(stored.model_id, step=0)])
+        if not tracking.search_registered_models(f"name = '{run.study.name}'"):
+            tracking.create_registered_model(run.study.name, description=run.study.question)
+        made = tracking.create_model_version(
+            run.study.name,
+            source=stored.artifact_location,
+            run_id=top,
+            model_id=stored.model_id,
+            tags=dict(tags),
+            description=tags["podium.reason"],
+        )
+    return str(made.version)
+
+
+def run_of_study(run: Run, tracking_uri: str) -> str:
+    """The MLflow run that holds all of this run's trials; its id."""
+    return ensure_parent(
         tracking_uri,
         run.study.name,
         key=run.id,
@@ -33,31 +74,6 @@ def log_version(run: Run, winner: Finalist, tracking_uri: str, tags: Mapping[str
         tags={"study": run.study.name, "run": run.id},
         artifacts=artifact_root(run.store_uri),
     )
-    with tempfile.TemporaryDirectory(prefix="podium-register-") as scratch, _quiet():
-        artifacts = _fetch(run, winner, Path(scratch))
-        mlflow.set_tracking_uri(tracking_uri)
-        mlflow.set_registry_uri(tracking_uri)
-        with mlflow.start_run(run_id=parent):
-            info = mlflow.pyfunc.log_model(
-                name=f"model-{winner.variant}".replace(".", "-"),
-                python_model=str(CODE),
-                artifacts={name: str(path) for name, path in artifacts.items()},
-                signature=_signature(),
-                input_example=_example(),
-                pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
-            )
-    registry = client(tracking_uri)
-    if not any(found.name == run.study.name for found in registry.search_registered_models()):
-        registry.create_registered_model(run.study.name, description=run.study.question)
-    made = registry.create_model_version(
-        run.study.name,
-        source=info.model_uri,
-        run_id=parent,
-        model_id=info.model_id,
-        tags=dict(tags),
-        description=tags["podium.reason"],
-    )
-    return str(made.version)
 
 
 def _fetch(run: Run, winner: Finalist, scratch: Path) -> dict[str, Path]:
@@ -99,6 +115,7 @@ def _quiet() -> Iterator[None]:
     logger = logging.getLogger("mlflow")
     level = logger.level
     logger.setLevel(logging.ERROR)
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -59,9 +59,7 @@ def select(run: str, store: str, stage: str, selection: str) -> Selected:
 
 def leaves_out(run: Run, stage: str, selection: Selection) -> bool:
     """Whether the selection keeps some of the stage's trials from running and they have no result yet."""
-    selected = selection.stages is None or stage in selection.stages
-    whole = selected and selection.variants is None and selection.axis is None
-    return not whole and not run.is_complete(stage)
+    return selection.within(stage).is_part and not run.is_complete(stage)
 
 
 def prune_checkpoints(run: Run, verdict: Verdict) -> None:

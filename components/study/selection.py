@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal, Self
 
 from podium.components.study.design import variants
@@ -45,6 +45,11 @@ class Selection:
         """Whether some trials are left out."""
         return self.stages is not None or self.variants is not None or self.axis is not None
 
+    def within(self, stage: str) -> Selection:
+        """The selection as a stage sees it: of a stage that is named whole, no trial is left out."""
+        named = self.stages is not None and stage in self.stages
+        return replace(self, stages=None) if named else self
+
     def to_json(self) -> str:
         """One line of JSON: how a selection travels through a pipeline's input."""
         return json.dumps({name: value for name, value in asdict(self).items() if value is not None})
@@ -75,7 +80,7 @@ def check_selection(study: Study, selection: Selection) -> None:
     if selection.variants is not None:
         names = [ref.name for ref in variants(study)]
         # a later stage's variants are made by a verdict, so their names are not known before
-        later = selection.stages is not None and stages[0] not in selection.stages
+        later = set(selection.stages or stages) <= set(stages[1:])
         problems += [
             Problem("--variants", _unknown(name, names))
             for name in selection.variants

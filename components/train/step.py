@@ -9,7 +9,6 @@ from podium.components.launch.conductor import conduct
 from podium.components.launch.open_launcher import open_launcher
 from podium.components.study.run import Run
 from podium.components.study.selection import Selection
-from podium.trainer.errors import UserError
 from podium.trainer.sync import mlflow_uri
 
 
@@ -17,10 +16,10 @@ def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection:
     """Run a stage's trials until each has a result; `finished/all` of them. A stage with a verdict is left as it is.
 
     `gpus` is what the step's pod requests; prepare_data has checked it against the study, and a trial takes what the
-    study says. Raises UserError where no device serves, or the run was cancelled: then no verdict must follow.
+    study says. Raises UserError where no device serves.
     """
     opened = Run.open(store, run)
-    chosen = Selection.from_json(selection)
+    chosen = Selection.from_json(selection).within(stage)
     if opened.verdict(stage) is not None:
         trials = len(opened.trials(stage))
         return f"{trials}/{trials}"
@@ -38,8 +37,8 @@ def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection:
         chosen,
         tracking_uri=mlflow_uri(store),
     )
-    if conducted.cancelled:
-        raise UserError(f"run {opened.id} was cancelled; the same `podium run` goes on with it")
+    if conducted.stopped:
+        print(f"stage {stage} stopped: {conducted.stopped}", flush=True)
     return f"{conducted.finished}/{conducted.trials}"
 
 
