@@ -122,23 +122,24 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
 
 
 def _arms(study: Study, selection: Selection) -> dict[str, tuple[int, int]]:
-    """Stage → the fewest and the most variants that can take part, a baseline with a recorded figure included."""
+    """Stage → the fewest and the most variants that are trained; a baseline with a recorded figure is not."""
     base = baseline(study)
-    first = sum(is_selected(study, ref, selection, base) for ref in variants(study))
-    fewest = most = first
+    fewest = most = sum(is_selected(study, ref, selection, base) for ref in variants(study))
+    has_baseline = True
     counts: dict[str, tuple[int, int]] = {}
     stages = list(study.stages)
     for index, name in enumerate(stages):
-        counts[name] = (fewest, most)
+        recorded = int(has_baseline and name in study.baseline.recorded)
+        counts[name] = (max(0, fewest - recorded), max(0, most - recorded))
         policy = study.stages[name].promotion
-        following = stages[index + 1 : index + 2]
         if isinstance(policy, TopPerAxis):
             axes = 1 if selection.axis is not None else len(study.axes)
             most = min(most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)
-            fewest = 1
+            fewest, has_baseline = 1, policy.keep_baseline
         elif policy.policy == "best_mean":
-            keeps_baseline = bool(following) and following[0] not in study.baseline.recorded
-            fewest, most = 1, min(most, 1 + int(keeps_baseline))
+            following = stages[index + 1 : index + 2]
+            has_baseline = bool(following) and following[0] not in study.baseline.recorded
+            fewest, most = 1, min(most, 1 + int(has_baseline))
     return counts
 
 
@@ -147,8 +148,7 @@ def _stage_plan(
 ) -> StagePlan:
     stage = study.stages[name]
     seeds = len(stage_seeds(study, name))
-    recorded = int(name in study.baseline.recorded)
-    fewest, most = (max(0, count - recorded) for count in arms)
+    fewest, most = arms
     parallel = selection.parallel or stage.resources.parallel
     cost = stage_cost(study, name, most, parallel=parallel)
     base = baseline(study)
