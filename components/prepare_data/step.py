@@ -13,6 +13,7 @@ from podium.components.study.design import variants
 from podium.components.study.load import Overrides, Selection, load_study
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
+from podium.components.study.selection import check_selection
 from podium.components.study.trials import dataset_config, datasets, variant_config
 from podium.components.verdicts.verdict import VariantRef
 from podium.trainer.data.manifest import check_lengths
@@ -40,7 +41,10 @@ def prepare(study: str, profile: str, store: str, budget: str, gpus: str, launch
     text = read_study_input(study)
     loaded = load_study(text, profile=profile, overrides=Overrides(budget_usd=usd))
     problems += gpu_problems(loaded, gpus, launcher, chosen.parallel)
-    problems += _unknown_names(loaded, chosen)
+    try:
+        check_selection(loaded, chosen)
+    except UserError as error:
+        problems += error.problems
     if problems:
         raise UserError(problems)
 
@@ -112,12 +116,3 @@ def _parse_budget(budget: str) -> tuple[float | None, list[Problem]]:
     except ValueError as error:
         return None, [Problem("budget", str(error))]
     return (usd, []) if usd > 0 else (None, [Problem("budget", f"must be more than 0 dollars, got {budget!r}")])
-
-
-def _unknown_names(study: Study, chosen: Selection) -> list[Problem]:
-    unknown = [name for name in chosen.stages or () if name not in study.stages]
-    problems = [Problem("stages", f"no stage {name!r}; the study has {', '.join(study.stages)}") for name in unknown]
-    if chosen.axis is not None and chosen.axis not in study.axes:
-        known = ", ".join(study.axes) or "none"
-        problems.append(Problem("axis", f"no axis {chosen.axis!r}; the study has {known}"))
-    return problems

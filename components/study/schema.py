@@ -196,3 +196,15 @@ class Study(Section):
     budget: StudyBudget = StudyBudget()
     confounds: list[str] = []
     """Sentences that the report shows beside the result (share is confounded with depth)."""
+
+    @classmethod
+    def load(cls, source: str, *, profile: str = "full", site: str | None = None, **overrides: Any) -> Study:
+        """A study from a shipped study's name, a path or YAML text, with a profile applied and nothing left open.
+
+        `overrides` are those of the command line: `seeds`, `gpus`, `data`, `budget_usd`, `baseline`; `site` is a file
+        of prices. Raises ConfigError that lists every problem.
+        """
+        from podium.components.study.load import load_study  # it imports this module
+        from podium.components.study.selection import Overrides
+
+        return load_study(source, profile=profile, overrides=Overrides(**overrides), site=site)

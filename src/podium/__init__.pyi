@@ -1,0 +1,9 @@
+from podium.components.study.plan import plan as plan
+from podium.components.study.schema import Study as Study
+from podium.components.verdicts.compare import compare as compare
+from podium.pipelines.notebook import compile as compile  # noqa: A004
+from podium.pipelines.notebook import run as run
+from podium.pipelines.notebook import submit as submit
+
+__version__: str
+__all__ = ["Study", "compare", "compile", "plan", "run", "submit"]
