@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from scipy.special import stdtrit
 
 from podium.components.reporting import numbers
-from podium.components.reporting.evaluation_tables import evaluation_tables
-from podium.components.reporting.facts import (
+from podium.components.reporting.decisions import (
     champion_table,
     counts_sentence,
-    data_table,
     gate_table,
-    identity_table,
     ledger_table,
+    stages_table,
+)
+from podium.components.reporting.evaluation_tables import evaluation_tables
+from podium.components.reporting.facts import (
+    data_table,
+    identity_table,
     models_table,
     money_table,
     registration_table,
-    stages_table,
     versions_table,
 )
 from podium.components.reporting.figures.data import FINISHED

@@ -96,6 +96,7 @@ def axis_tables(data: ReportData) -> list[Table]:
             )
             lines.append(Line(cells, mark))
         title = axis.title or name
+        heading = title[:1].upper() + title[1:]
         columns = (
             text("experiment"),
             number(title if len(title) < 20 else keys[name].replace("_", " ")),
@@ -111,7 +112,7 @@ def axis_tables(data: ReportData) -> list[Table]:
         note = "Means over seeds." if seeds > 1 else "One seed a value: a ranking, not a proof." if seeds else ""
         if by_bytes:
             note += " Ranked by bits per byte, since the values differ in their tokenizer."
-        tables.append(Table(f"axis-{name}", title, columns, tuple(lines), note.strip(), len(lines) > FOLD_FROM))
+        tables.append(Table(f"axis-{name}", heading, columns, tuple(lines), note.strip(), len(lines) > FOLD_FROM))
     return tables
 
 

@@ -67,7 +67,8 @@ def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
         wanted += [Label(at[v], m, f"{text(m)} baseline") for v, arm, m in known if arm.baseline and arm is not best[1]]
         wanted += [Label(at[v], m, text(m), MUTED) for v, arm, m in known if arm is not best[1] and not arm.baseline]
         wanted += [Label(at[v], top, arm.trials[0].status, RED) for v, arm in lost]
-        place(axes, wanted, [(x, y) for x, y in dots] + [(at[v], top) for v, _ in lost])
+        joined = [(at[v], mean) for v, _, mean in known]
+        place(axes, wanted, [*dots, *((at[v], top) for v, _ in lost)], joined)
 
     caption = f"{len(known)} of {len(pairs)} values have a result; the other axes are at the baseline's value (ring)."
     if any(len(arm.values(metric)) > 1 for _, arm, _ in known):

@@ -39,6 +39,8 @@ class PlotTrial:
     status: str
     baseline: bool
     promoted: bool
+    decided: bool
+    """Whether a verdict has said who goes on."""
     values: Mapping[str, float]
     """Metric → value, where it is finite."""
     axes: Mapping[str, str]
@@ -170,6 +172,7 @@ def _trial(row: Mapping[str, str], titles: Mapping[str, str]) -> PlotTrial:
         status=row.get("status") or "completed",
         baseline=row.get("role") == "baseline",
         promoted=row.get("promoted") == "yes",
+        decided=row.get("promoted") in ("yes", "no"),
         values={metric: value for metric, value in numbers.items() if value is not None},
         axes={key: row[key] for key in titles if row.get(key)},
         flops=_number(row.get("training_flops")),

@@ -30,7 +30,8 @@ def funnel_figure(data: PlotData) -> Figure | None:
             axes.barh(place, len(arms), height=0.34, color=FAINT, linewidth=0)
             axes.barh(place, min(on, len(arms)), height=0.34, color=BLUE, linewidth=0)
             axes.text(0, place - 0.38, stage, va="center", fontweight="bold")
-            told = f"{len(arms)} variants, {trials} trials → {on}"
+            decided = not last or any(trial.decided for arm in arms for trial in arm.trials)
+            told = f"{len(arms)} variants, {trials} trials" + (f" → {on}" if decided else "")
             axes.text(widest, place - 0.38, told, va="center", ha="right", color=MUTED)
 
     svg = draw(len(stages) * ROW + 12, paint, describe="Variants in and promoted, stage by stage")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from matplotlib.axes import Axes
 
@@ -12,6 +14,8 @@ from podium.components.reporting.figures.style import FONT, INK, short
 CHARACTER = 7.7
 """Units of a character of DejaVu Sans at 13 units, on the wide side."""
 LINE = 16.0
+STROKE = 1.5
+"""What a line keeps free on both sides."""
 RADIUS = 6.0
 """What a point keeps free around itself."""
 LENGTHS = (20, 12)
@@ -37,10 +41,16 @@ def text_width(text: str) -> float:
     return CHARACTER * len(text)
 
 
-def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, float]]) -> int:
+def place(
+    axes: Axes,
+    labels: Sequence[Label],
+    points: Sequence[tuple[float, float]],
+    line: Sequence[tuple[float, float]] = (),
+) -> int:
     """Write the labels, given in the order of importance, where there is room; returns how many were written.
 
-    The limits of the axes must be final. A label may stand right, left, above or below of its point.
+    The limits of the axes must be final. A label may stand right, left, above or below of its point; it keeps off
+    `points` and off the polyline `line`, all in data coordinates.
     """
     position = axes.get_position()
     figure = axes.get_figure()
@@ -51,6 +61,8 @@ def place(axes: Axes, labels: Sequence[Label], points: Sequence[tuple[float, flo
     for x, y in points:
         px, py = axes.transData.transform((x, y))
         taken.append((px - RADIUS, py - RADIUS, px + RADIUS, py + RADIUS))
+    for px, py in _along([tuple(axes.transData.transform(point)) for point in line]):
+        taken.append((px - STROKE, py - STROKE, px + STROKE, py + STROKE))
     written = 0
     for label in labels:
         for limit in LENGTHS:
@@ -98,6 +110,14 @@ def _candidates(px: float, py: float, width: float) -> list[tuple[float, float]]
         (px + 2, py - away - LINE),
         (px - width - 2, py - away - LINE),
     ]
+
+
+def _along(corners: Sequence[tuple[float, float]]) -> Iterator[tuple[float, float]]:
+    """Points of a polyline, three units apart."""
+    for (ax, ay), (bx, by) in pairwise(corners):
+        steps = max(1, round(math.dist((ax, ay), (bx, by)) / 3))
+        for step in range(steps + 1):
+            yield ax + (bx - ax) * step / steps, ay + (by - ay) * step / steps
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -51,7 +51,7 @@ def pareto_figure(data: PlotData, stage: str) -> Figure | None:
     def paint(canvas: Canvas) -> None:
         below = f"training compute, 10{_superscript(exponent)} FLOP"
         axes = plane(canvas, left=50, right=20, title=METRICS[metric], below=below)
-        axes.margins(x=0.12, y=0.16)
+        axes.margins(x=0.14, y=0.26)
         axes.plot([p.flops for p in dominated], [p.value for p in dominated], "o", color=FAINT, markersize=7)
         axes.step([p.flops for p in edge], [p.value for p in edge], where="post", color=BLUE, linewidth=1.3, alpha=0.6)
         axes.plot([p.flops for p in edge], [p.value for p in edge], "o", color=BLUE, markersize=8)
