@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from podium.components.study.layout import TrialKey
 from podium.trainer.config import KillRule
@@ -125,30 +126,42 @@ def arm_kill(
 
 def read_curve(storage: Storage, folder: str) -> list[Point]:
     """The evaluations in a trial's metrics; none where it has not measured anything yet."""
+    # a long run has few evaluations among many steps, and only they are parsed
+    return curve_of(read_metrics(storage, folder, only='"val_loss"'))
+
+
+def read_metrics(storage: Storage, folder: str, *, only: str = "") -> list[dict[str, Any]]:
+    """The whole lines of a trial's metrics that contain the text `only`."""
     try:
         text = storage.read_text(f"{folder}/{METRICS}")
     except NotFoundError:
         return []
-    # a long run has few evaluations among many steps, and only they are parsed
-    return curve_of(read_lines("".join(line + "\n" for line in text.split("\n")[:-1] if '"val_loss"' in line)))
+    return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
 
 
-def as_killed(result: TrialResult, curve: Curve, kill: Kill) -> TrialResult:
-    """The result of a run as the kill rule leaves it, whenever that is noticed: its figures are those up to the look.
+def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) -> TrialResult:
+    """The result of a run as the kill rule leaves it, the same whenever that was noticed, and by whom.
 
-    As the trainer writes it: `steps`, `tokens` and `stopped_tokens` say how far the run had come when it was noticed.
+    Every figure is the one at the look or up to it; only `stopped_tokens` says how far the run had come by then.
+    `lines` are its metrics. Doing it again changes nothing.
     """
-    judged = [point for point in curve if point.tokens <= kill.tokens]
+    curve = curve_of(lines)
     finite = [point for point in curve if point.val_loss is not None]
     best = _best([point for point in finite if point.tokens <= kill.tokens])
-    last = judged[-1] if judged and judged[-1].tokens == kill.tokens else None
+    last = next(point for point in curve if point.tokens == kill.tokens)
+    trained = [line["train_loss"] for line in lines if "train_loss" in line and line["tokens"] <= kill.tokens]
     return result.model_copy(
         update={
             "status": Status.KILLED,
             "reason": kill.reason,
-            "final_val_loss": last.val_loss if last else None,
+            "steps": last.step,
+            "tokens": last.tokens,
+            # by the whole number of tokens that one pass has, so that it is the same number from wherever
+            "passes": last.tokens / round(result.tokens / result.passes) if result.passes else None,
+            "final_train_loss": trained[-1] if trained else None,
+            "final_val_loss": last.val_loss,
             "final_val_perplexity": _perplexity(last),
-            "final_bits_per_byte": last.bits_per_byte if last else None,
+            "final_bits_per_byte": last.bits_per_byte,
             "best_val_loss": best.val_loss if best else None,
             "best_val_perplexity": _perplexity(best),
             "best_step": best.step if best else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from podium.components.launch.attempts import Attempts, read_attempts
-from podium.components.launch.judge import as_killed, read_curve
+from podium.components.launch.judge import as_killed, read_metrics
 from podium.components.launch.launcher import USER_ERROR, Ended
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.fingerprint import canonical_hash
@@ -101,16 +101,14 @@ class Records:
 
     def killed(self, trial: Trial, result: TrialResult | None, kill: Kill) -> TrialResult:
         """The result as the kill rule leaves it: of a trial that had finished, or that was stopped for it."""
-        if result is not None and (result.kill_tokens, result.reason) == (kill.tokens, kill.reason):
-            return result
-        curve = read_curve(self._run.storage, trial.key.folder)
+        lines = read_metrics(self._run.storage, trial.key.folder)
         if result is None:
-            last = curve[-1] if curve else None
-            far = {"steps": last.step, "tokens": last.tokens} if last else {}
-            result = self._make(trial, Status.KILLED, kill.reason, write=False, **far)
-        result = as_killed(result, curve, kill)
-        self._write(trial.key, result)
-        return result
+            came = max(line["tokens"] for line in lines)
+            result = self._make(trial, Status.KILLED, kill.reason, write=False, tokens=came)
+        killed = as_killed(result, lines, kill)
+        if killed != result:
+            self._write(trial.key, killed)
+        return killed
 
     def ended(self, trial: Trial, result: TrialResult) -> None:
         """The ledger's entries about a trial that is over and judged."""

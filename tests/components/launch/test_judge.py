@@ -139,6 +139,8 @@ def test_a_repeat_with_another_seed_is_not_part_of_the_arm() -> None:
 def test_a_killed_result_has_the_figures_up_to_the_look_and_says_how_far_it_came() -> None:
     points = curve(worse_from=4)
     kill = Kill(6000, "worse")
+    lines = [{"step": p.step, "tokens": p.tokens, "train_loss": 10.0 - p.step} for p in points]
+    lines += [{"step": p.step, "tokens": p.tokens, "val_loss": p.val_loss} for p in points]
     finished = TrialResult(
         run_name="seed-0",
         status=Status.COMPLETED,
@@ -146,20 +148,25 @@ def test_a_killed_result_has_the_figures_up_to_the_look_and_says_how_far_it_came
         seed=0,
         steps=8,
         tokens=8000,
+        passes=2.0,
         final_val_loss=points[-1].val_loss,
         best_val_loss=2.0,
         best_model="best",
         final_model="final",
     )
-    killed = as_killed(finished, points, kill)
+    killed = as_killed(finished, lines, kill)
     assert killed.final_val_loss == points[5].val_loss
     assert killed.final_val_perplexity == math.exp(points[5].val_loss or 0)
     assert (killed.status, killed.reason, killed.kill_tokens) == (Status.KILLED, "worse", 6000)
-    assert (killed.steps, killed.stopped_tokens) == (8, 8000), "how far it really came"
     best = min(points[:6], key=lambda point: point.val_loss or 0)
     assert (killed.best_step, killed.best_val_loss) == (best.step, best.val_loss) == (3, points[2].val_loss)
     assert killed.best_model == "best", "step 3 is the best of the whole run too"
-    assert as_killed(killed, points, kill) == killed
+    assert (killed.steps, killed.tokens, killed.stopped_tokens) == (6, 6000, 8000), "how far it really came"
+    assert (killed.passes, killed.final_train_loss) == (1.5, 4.0)
+    assert as_killed(killed, lines, kill) == killed
+    on_time = finished.model_copy(update={"steps": 6, "tokens": 6000, "passes": 1.5, "stopped_tokens": 6000})
+    early = as_killed(on_time, [line for line in lines if line["tokens"] <= 6000], kill)
+    assert early == killed.model_copy(update={"stopped_tokens": 6000})
 
 
 KILL_STOP = "{kill: {criteria: [{metric: loss, threshold: 0.3}], span_tokens: 1000, min_tokens: 1000}}"
@@ -224,6 +231,8 @@ def test_a_judgement_that_a_crash_cut_off_is_made_up_for(
     finished = json.loads(run.storage.read_text(name)) | {
         "status": "completed",
         "reason": "all steps done",
+        "steps": 4,
+        "tokens": 4000,
         "final_val_loss": 2.5,
         "final_val_perplexity": None,
         "final_bits_per_byte": None,

@@ -21,7 +21,6 @@ from podium.components.study.selection import Selection
 from podium.components.study.trials import datasets
 from podium.components.train.step import train
 from podium.trainer.data.prepare import prepare
-from podium.trainer.errors import UserError
 
 STUDY = """
 name: two
@@ -106,10 +105,12 @@ def test_a_stage_that_is_left_out_or_decided_starts_nothing(run: Run, monkeypatc
     assert run.storage.list("trials") == []
 
 
-def test_a_cancelled_stage_fails_so_that_no_verdict_follows(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cancelled_stage_ends_without_starting_anything(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.delenv("PODIUM_MLFLOW_URI")
     monkeypatch.setattr("podium.components.launch.conductor.Tracker", lambda *_: nullcontext())
     run.storage.write_json("cancel.json", {"cancelled": True})
-    with pytest.raises(UserError, match="was cancelled; the same `podium run` goes on with it"):
-        train(run.id, run.store_uri, "first", "0", "process", "")
+    assert train(run.id, run.store_uri, "first", "0", "process", "") == "0/2"
+    assert "stage first stopped: cancelled" in capsys.readouterr().out
     assert os.listdir(run.storage.uri.removeprefix("file://")).count("trials") == 0
