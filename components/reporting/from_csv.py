@@ -1,8 +1,13 @@
-"""Plots from a results table: what a report draws, from the CSV of a run, of many runs, or of the hand-run study."""
+"""Plots from a results table: what a report draws, from the CSV of a run, of many runs, or of the hand-run study.
+
+python -m podium.components.reporting.from_csv results.csv --to plots
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import argparse
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -86,3 +91,22 @@ def _apart(rows: list[Row]) -> list[Row]:
     if len(runs) < 2:
         return rows
     return [row | {"stage": f"{row.get('stage', '')} {row.get('run_id', '')[-8:]}".strip()} for row in rows]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; 0, or 2 for a file that can't serve."""
+    parser = argparse.ArgumentParser(prog="podium.components.reporting.from_csv", description=__doc__)
+    parser.add_argument("csv", type=Path, help="results.csv, several of them merged, or phase1_summary.csv")
+    parser.add_argument("--to", type=Path, default=Path("plots"), help="folder for the SVG files; it is made")
+    given = parser.parse_args(arguments)
+    try:
+        for path in plots_from_csv(given.csv, given.to):
+            print(path)
+    except UserError as error:
+        print(error.message, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

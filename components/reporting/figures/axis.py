@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
@@ -18,12 +19,14 @@ MAX_DOTS = 400
 
 
 def along(data: PlotData, stage: str, key: str) -> list[tuple[str, Arm]]:
-    """(value, arm) of the arms that differ from the baseline in this axis alone, by value; all arms where the rows
-    name no baseline."""
+    """(value, arm) of the arms that differ from the baseline in this axis alone, by value. Where the rows name no
+    baseline, the commonest value of every axis stands for its."""
     arms = [arm for arm in data.arms(stage) if key in arm.trials[0].axes]
     base = next((arm.trials[0].axes for arm in arms if arm.baseline), None)
-    if base is not None:
-        arms = [arm for arm in arms if all(v == base.get(k) for k, v in arm.trials[0].axes.items() if k != key)]
+    if base is None:
+        values = {axis: [arm.trials[0].axes[axis] for arm in arms if axis in arm.trials[0].axes] for axis in data.axes}
+        base = {axis: statistics.mode(given) for axis, given in values.items() if given}
+    arms = [arm for arm in arms if all(v == base.get(k) for k, v in arm.trials[0].axes.items() if k != key)]
     pairs = [(arm.trials[0].axes[key], arm) for arm in arms]
     if all(_numeric(value) for value, _ in pairs):
         return sorted(pairs, key=lambda pair: float(pair[0]))

@@ -10,7 +10,7 @@ from typing import Any
 from podium.components.reporting import numbers
 from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import ReportData, StageData, TrialData
-from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv
+from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
 from podium.components.reporting.tables import arms_of
 from podium.components.study.design import Experiment
 
@@ -42,6 +42,7 @@ def _row(data: ReportData, stage: StageData, experiment: Experiment) -> Row:
         key: numbers.axis_value(values[axis]) if axis in values else "" for axis, key in axis_keys(data.study).items()
     }
     result = trial.result if trial else None
+    length = trial.config.data.sequence_length if trial and trial.config else None
     fields: dict[str, Any] = {
         "val_perplexity": result and result.final_val_perplexity,
         "val_loss": result and result.final_val_loss,
@@ -52,6 +53,7 @@ def _row(data: ReportData, stage: StageData, experiment: Experiment) -> Row:
         "d_ff": result and result.d_ff,
         "parameters": result and result.parameters and result.parameters.total,
         "embedding_parameters": result and result.parameters and result.parameters.embedding,
+        "training_flops": result and training_flops(result, length),
         "tokens": result and result.tokens,
         "passes": result and result.passes,
         "seed": trial.key.seed if trial else None,

@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from podium.components.reporting.build import Report, render
+from podium.components.reporting.figures.axis import along
 from podium.components.reporting.figures.data import from_rows
 from podium.components.reporting.figures.pareto import ParetoPoint, frontier
 from podium.components.reporting.figures.ranks import spearman
 from podium.components.reporting.figures.seeds import differences, pooled_variance
 from podium.components.reporting.figures.style import short, spread
-from podium.components.reporting.from_csv import plots_from_csv
+from podium.components.reporting.from_csv import main, plots_from_csv
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
 from podium.trainer.errors import UserError
@@ -71,7 +72,20 @@ def test_plots_come_from_any_results_table(rendered: Callable[..., Report], tmp_
         assert again["curves-finals"] == files["figures/curves-finals.svg"]
         assert again["smallbench"] == files["figures/smallbench.svg"]
     else:
-        assert {"axis-embedding_ratio-results", "axis-glu_expansion-results"} <= names
+        assert names == {
+            "axis-embedding_ratio-results",
+            "axis-glu_expansion-results",
+            "pareto-results",
+            "funnel",
+            "money",
+        }
+
+
+def test_an_axis_has_its_own_values_alone_where_a_table_names_no_baseline(rendered: Callable[..., Report]) -> None:
+    columns, rows = read_csv(rendered().files["phase1_summary.csv"])
+    data = from_rows(rows, columns)
+    assert [value for value, _ in along(data, "results", "embedding_ratio")] == ["0.25", "0.35", "0.45"]
+    assert [value for value, _ in along(data, "results", "glu_expansion")] == ["2", "2.66", "3", "4"]
 
 
 def test_runs_in_one_table_are_drawn_apart(rendered: Callable[..., Report], tmp_path: Path) -> None:
@@ -88,6 +102,16 @@ def test_a_file_that_is_no_results_table_is_refused(tmp_path: Path, text: str | 
         (tmp_path / "x.csv").write_text(text)
     with pytest.raises(UserError, match=words):
         plots_from_csv(tmp_path / "x.csv", tmp_path / "plots")
+
+
+def test_the_command_line_prints_what_it_drew_and_refuses_with_2(
+    rendered: Callable[..., Report], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "results.csv").write_text(rendered(stages=1).files["results.csv"])
+    assert main([str(tmp_path / "results.csv"), "--to", str(tmp_path / "plots")]) == 0
+    assert f"{tmp_path}/plots/curves-ranking.svg" in capsys.readouterr().out
+    assert main([str(tmp_path / "none.csv")]) == 2
+    assert capsys.readouterr().err.startswith("no such file")
 
 
 def test_intervals_are_those_of_a_pooled_t(rendered: Callable[..., Report]) -> None:
