@@ -16,7 +16,7 @@ from podium.pipelines.cli.console import Exit, result, say
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [studies.studies, studies.new, studies.validate],
     "Before a run": [planning.plan, planning.compile_pipeline],
-    "Run": [run.run, control.cancel],
+    "Run": [run.run, planning.submit, control.cancel],
     "Look": [status.status, status.list_runs, follow.logs, results.compare],
     "Results": [results.report, results.export, results.sync],
     "Store": [control.gc],

@@ -97,6 +97,56 @@ def compile_pipeline(
         result(str(written))
 
 
+def submit(
+    study: StudyArgument,
+    store: Annotated[str, typer.Option(help="Where the run is kept: s3://bucket/prefix, reached from the cluster.")],
+    profile: Profile = "full",
+    budget: Annotated[str | None, typer.Option(help="Hard limit in US dollars over all stages.")] = None,
+    launcher: Annotated[Launcher, typer.Option(help="How trials are started.")] = "process",
+    host: Annotated[
+        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow's API; by default the cluster's own.")
+    ] = None,
+    namespace: Annotated[str | None, typer.Option(help="Kubeflow profile's namespace.")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Kubeflow experiment; by default the study's name.")] = None,
+    token: Annotated[
+        str | None, typer.Option(envvar="PODIUM_KFP_TOKEN", show_envvar=True, help="Bearer token of the API.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Start a study's pipeline on a cluster's Kubeflow Pipelines, and return at once with the run's link.
+
+    Follow it with [b]podium status STORE[/b], which reads the store and needs no cluster.
+
+    Example: [b]podium submit param-allocation --store s3://bucket/experiments --host https://kubeflow.example[/b]
+    """
+    from podium.components.study.load import load_study, read_study_text
+    from podium.pipelines.submit import submit_study
+    from podium.trainer.errors import Problem, UserError
+    from podium.trainer.storage import normalise_uri
+
+    if not normalise_uri(store).startswith("s3://"):
+        raise UserError(Problem("--store", f"must be s3://bucket/prefix, which the cluster can reach, got {store!r}"))
+    limit = overrides(None, budget, None, None)
+    loaded = load_study(study, profile=profile, overrides=limit)
+    text, _ = read_study_text(study)
+    taken = submit_study(
+        loaded,
+        host,
+        text=text,
+        profile=profile,
+        store=store,
+        budget_usd=limit.budget_usd,
+        launcher=launcher,
+        namespace=namespace,
+        experiment=experiment,
+        token=token,
+    )
+    if as_json:
+        result_json({"id": taken.id, "name": taken.name, "link": taken.link})
+    else:
+        result(taken.link or f"{taken.name}: {taken.id}")
+
+
 def _print(planned: Plan) -> None:
     from rich.table import Table
 

@@ -83,25 +83,52 @@ def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
 
 
 def compare(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="Runs' folders, stores, or ids in --store.")],
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN…", help="Runs' folders, stores, ids in --store, or files of numbers.")
+    ],
+    metric: Annotated[str, typer.Option(help="What is compared: a figure of every trial's result.")] = "final_val_loss",
+    variant: Annotated[str | None, typer.Option(help="The variant to compare; by default each run's winner.")] = None,
     store: Store = "runs",
     as_json: Json = False,
 ) -> None:
-    """Put runs side by side: state, winner, claim, its metric, and what each cost.
+    """Put runs side by side: state, winner, claim and what each cost; of two, their final figures by Welch's t test.
+
+    A file with a JSON list of numbers, or one number a line, can stand for a run.
 
     Example: [b]podium compare runs/demo runs/other[/b]
     """
-    rows = [_row(open_run(run, store)) for run in runs]
+    from podium.components.verdicts.compare import compare as compare_figures
+
+    opened = {source: open_run(source, store) for source in runs if not Path(source).is_file()}
+    rows = [_row(run) for run in opened.values()]
+    found = None
+    if len(runs) == 2:
+        found = compare_figures(*(opened.get(source, source) for source in runs), metric=metric, variant=variant)
     if as_json:
-        result_json({"runs": rows})
+        result_json({"runs": rows, "comparison": found.to_json() if found is not None else None})
         return
+    if rows:
+        _print_rows(rows)
+    if found is not None:
+        result(str(found))
+
+
+def _print_rows(rows: list[dict[str, str | float | None]]) -> None:
     from rich.table import Table
 
     table = Table(*rows[0], box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*("–" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
-                        for value in row.values()))  # fmt: skip
+        cells = [
+            "–" if value is None else f"{value:.4f}" if isinstance(value, float) else value for value in row.values()
+        ]
+        table.add_row(*cells)
     stdout().print(table)
+
+
+def _cell(value: str | float | None) -> str:
+    if value is None:
+        return "–"
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 def _row(run: Run) -> dict[str, str | float | None]:

@@ -29,12 +29,12 @@ axes:
   rate: {field: optimizer.learning_rate, values: [3e-4, 1e-3, 1e-2]}
 stages:
   ranking:
-    budget: {steps: 200}
+    budget: {steps: 120}
     resources: {parallel: 2}
     stop: {kill: {criteria: [{metric: loss, threshold: 0.3}], span_tokens: 5120, min_tokens: 5120}}
     promotion: {policy: top_per_axis, combine: false}
   proof:
-    budget: {steps: 200}
+    budget: {steps: 120}
     seeds: 2
     proof: true
     min_seeds: 2

@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,22 @@ def test_compare_puts_runs_side_by_side(podium, make_run, study, text):
     assert rows[0]["winner"] == proof.winner
     assert rows[0]["mean"] == next(arm.mean for arm in proof.ranking if arm.variant == proof.winner)
     assert first.id in podium("compare", first.uri).stdout
+
+
+def test_compare_tests_the_final_figures_of_two_runs(podium, make_run, study, text):
+    first = make_run()
+    study.write_text(text.replace("steps: 8", "steps: 16"))
+    second = make_run(losses={"baseline": 2.0, "rate-0.01": 1.9})
+    found = json.loads(podium("compare", first.uri, second.uri, "--json").stdout)["comparison"]
+    assert found["difference"] == pytest.approx(0.4)
+    assert (found["a"]["n"], found["b"]["n"]) == (2, 2)
+    assert f"{found['difference']:+.4f}" in podium("compare", first.uri, second.uri).stdout.splitlines()[-1]
+
+
+def test_compare_takes_files_of_numbers(podium):
+    for name, numbers in (("a.txt", "1.0\n1.1\n0.9\n"), ("b.json", "[2.0, 2.1, 1.9]")):
+        Path(name).write_text(numbers, encoding="utf-8")
+    found = json.loads(podium("compare", "a.txt", "b.json", "--json").stdout)
+    assert found["runs"] == []
+    assert found["comparison"]["difference"] == pytest.approx(1.0)
+    assert found["comparison"]["p"] < 0.001
