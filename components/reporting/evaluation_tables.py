@@ -132,9 +132,15 @@ def is_cost(field: str) -> bool:
     return field.endswith(("_ms", "_tokens_per_second", "_mb", "_seconds"))
 
 
+_MINOR = ("evaluation_seconds", "_mean_", "_min_", "_batch_")
+"""Fields that results.csv and the last group have, and the table of costs leaves out."""
 _UNITS = {"_ms": "ms", "_mb": "MB", "_tokens_per_second": "tokens/s", "_seconds": "s"}
 _GROUPS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
     ("quality", "Quality", lambda field: is_quality(field) and not field.startswith("training_")),
-    ("cost", "Latency, throughput and memory", lambda field: is_cost(field) and field != "evaluation_seconds"),
+    (
+        "cost",
+        "Latency, throughput and memory",
+        lambda field: is_cost(field) and not any(word in field for word in _MINOR),
+    ),
     ("other", "Everything else that was recorded", lambda field: True),
 )

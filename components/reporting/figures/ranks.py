@@ -46,6 +46,7 @@ def ranks_figure(data: PlotData, earlier: str, later: str) -> Figure | None:
         named = sorted(shared, key=lambda item: item[2])
         place(axes, [Label(a, b, name, INK) for name, a, b in named], [(a, b) for _, a, b in shared])
 
-    caption = f"Spearman's ρ = {rho:.2f} over the {n} variants that both stages ran; 1 is best, on the line both agree."
+    told = f"{rho:.2f}".replace("-", "−")
+    caption = f"Spearman's ρ = {told} over the {n} variants that both stages ran; 1 is best, on the line both agree."
     svg = draw(260, paint, describe=f"Ranks in {earlier} against ranks in {later}")
     return Figure(f"ranks-{earlier}-{later}", f"Ranks, {earlier} against {later}", caption, svg, later)
