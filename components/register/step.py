@@ -126,10 +126,12 @@ def _existing(registry: Any, name: str, tags: Mapping[str, str]) -> str | None:
 
 
 def _displaced(registry: Any, name: str, alias: str, version: str) -> dict[str, Any] | None:
-    """The version that had the alias before, if it was another one."""
-    before = registry.get_registered_model(name).aliases.get(alias)
+    """The version that had the alias before this one, if any: noted on this one before it takes the alias."""
+    noted = registry.get_model_version(name, version).tags.get(f"podium.displaced_{alias}")
+    before = noted or registry.get_registered_model(name).aliases.get(alias)
     if before is None or str(before) == version:
         return None
-    tags = registry.get_model_version(name, before).tags
-    named = {key: tags.get(f"podium.{key}") for key in ("run_id", "variant", "value")}
-    return {"version": str(before), **named}
+    if noted is None:
+        registry.set_model_version_tag(name, version, f"podium.displaced_{alias}", str(before))
+    tags = registry.get_model_version(name, str(before)).tags
+    return {"version": str(before), **{key: tags.get(f"podium.{key}") for key in ("run_id", "variant", "value")}}
