@@ -23,8 +23,8 @@ from podium.trainer.storage_s3_errors import MISSING_CODES, in_words, scrub
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-ATTEMPTS, PROBE_ATTEMPTS = 10, 2
-"""Tries of a request, with back-off: about a minute without an answer in work, a few seconds for a probe."""
+ATTEMPTS, PROBE_ATTEMPTS = 14, 2
+"""Tries of a request, with back-off: more than a minute without an answer in work, a few seconds for a probe."""
 READS = 3
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 8

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -99,9 +102,6 @@ def test_an_encoder_that_forgets_gives_the_same(
 
 
 def test_training_gives_the_same_tokenizer_every_time_on_any_number_of_threads(wikitext: Path, tmp_path: Path) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys, hashlib; from podium.trainer.data.tokenizer import train_tokenizer\n"
         "text = open(sys.argv[1]).read()[:400_000]\n"
@@ -111,7 +111,7 @@ def test_training_gives_the_same_tokenizer_every_time_on_any_number_of_threads(w
     seen = {
         subprocess.run(
             [sys.executable, "-c", code, str(wikitext / "valid.txt")],
-            env={"RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true", "PATH": ""},
+            env={**os.environ, "RAYON_NUM_THREADS": threads, "TOKENIZERS_PARALLELISM": "true"},
             capture_output=True,
             text=True,
             check=True,
