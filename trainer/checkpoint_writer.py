@@ -69,6 +69,11 @@ class CheckpointWriter:
         self._best_about: dict[str, Any] = {}
         self._remove_leftovers()
 
+    def reserve(self, parts: dict[str, Any]) -> None:
+        """Take the memory for copies of these parts now, so that the first checkpoint stalls no longer than others."""
+        self._full.take({**header(self._config, 0), **parts})
+        self._best.take(parts["model_state_dict"])
+
     def hold_best(self, step: int, weights: dict[str, Tensor], summary: dict[str, Any]) -> None:
         """Remember the weights as the best so far; the next save writes them before itself."""
         self._best_weights = self._best.take(weights)

@@ -48,6 +48,7 @@ class MetricsLog:
                 self._path.write_text(kept)
             else:
                 self._folder.write_text(METRICS, kept)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self._path.open("ab", buffering=0)
 
     def add(self, line: dict[str, Any]) -> None:

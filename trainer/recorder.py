@@ -60,6 +60,10 @@ class Recorder:
             adopt_best(start, uri, self._checkpoints)
         self._metrics.start(state.step, state.points)
 
+    def reserve(self, parts: dict[str, Any]) -> None:
+        """Take the memory for checkpoints of these parts."""
+        self._files.reserve(parts)
+
     def add_step(self, state: RunState, loss: float, rate: float, norm: float, seconds: float) -> None:
         """The line of the step that `state` has just noted."""
         tokens = state.step * self._spec.config.tokens_per_step

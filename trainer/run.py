@@ -116,6 +116,7 @@ class _Attempt:
         if ranks.is_first:
             recorder = stack.enter_context(Recorder(spec, self.folder, checkpoints, scratch, self.clock))
             recorder.start(self.state, start, resume)
+            recorder.reserve(snapshot.take(parts, self.state, self.clock))
             whence = f"from step {self.state.step} ({start.name})" if start else "from the start"
             self.reporter.say(f"{self._description(parts)}, {whence}")
         if compiles(config, parts.precision):

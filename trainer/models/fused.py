@@ -66,7 +66,7 @@ class _RMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
         # vector_norm is one pass that stores nothing; x.square().mean() would write a copy of x
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse_rms = norm.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gain_D, inverse_rms)
         return (x * inverse_rms).mul_(gain_D)
