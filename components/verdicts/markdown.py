@@ -42,10 +42,10 @@ def _lines(verdict: Verdict) -> Iterator[str]:
         yield _test(verdict)
         yield ""
     if verdict.tops:
-        yield "Best value by axis: " + ", ".join(f"{axis}: {name}" for axis, name in verdict.tops.items()) + "."
+        yield "Best value by axis: " + ", ".join(f"{axis}: {_cell(name)}" for axis, name in verdict.tops.items()) + "."
         yield ""
     if verdict.promoted:
-        yield "Goes on: " + ", ".join(ref.name for ref in verdict.promoted) + "."
+        yield "Goes on: " + ", ".join(_cell(ref.name) for ref in verdict.promoted) + "."
         yield ""
     shown = list(verdict.not_chosen.items())[:_MOST_ROWS]
     yield from (f"- not {_cell(name)}: {_cell(why)}" for name, why in shown)

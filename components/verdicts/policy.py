@@ -40,6 +40,8 @@ def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -
     control = next((arm for arm in arms if arm.is_baseline), None)
     if control is not None and control.why_not and results.stage not in study.baseline.recorded:
         return f"no baseline: {control.name} has no figure to compare with ({control.why_not})"
+    if control is None and stage.promotion.policy == "top_per_axis" and results.stage not in study.baseline.recorded:
+        return f"no baseline: {study.baseline.variant}, a value of every axis, takes no part in the stage"
     broken = sum(status == Status.BROKEN for arm in arms for status in arm.statuses.values())
     if broken > stage.max_broken:
         return f"not enough results: {broken} broken {_trials(broken)}, the stage allows {stage.max_broken}"
