@@ -41,7 +41,7 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Remove what no run needs: resume checkpoints of ended trials, scratch of killed writers, unused datasets.
+    """Remove what no run needs: checkpoints of ended trials, scratch of killed writers, unused datasets.
 
     Results, metrics, verdicts, reports and models (best and final) always stay, and so does all of a run that is going.
 

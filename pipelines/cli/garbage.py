@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from podium.components.study.run import Run
     from podium.trainer.storage import Storage
 
-FULL_CHECKPOINT = re.compile(r"checkpoints/ckpt-step-\d+\.pt(\.json)?$")
+FULL = re.compile(r"/ckpt-step-\d+\.pt$")
+BETWEEN = re.compile(r"/model-step-\d+\.(safetensors|json)$")
+"""Models at steps between; `best-model` and `final-model` are files of their own."""
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,28 @@ def find_garbage(store: str) -> list[Garbage]:
 
 
 def _checkpoints(run: Run) -> Iterator[Garbage]:
-    """Full checkpoints of ended trials, once the stage has its verdict; what was promoted may be continued."""
-    prefix = layout.run_key(run.id)
+    """Checkpoints of the gate once it has passed, and of ended trials once the stage has its verdict.
+
+    Best and final models stay, and the full checkpoints of what was promoted, which may be continued.
+    """
+    gate = run.read_json(layout.SHAKEDOWN)
+    if gate is not None and gate.get("passed"):
+        for key in run.storage.list("shakedown"):
+            if "/checkpoints/" in key:
+                yield _object(run, key, "checkpoint of the gate")
     for stage in run.stages:
         verdict = run.verdict(stage)
         if verdict is None or verdict.decision == "await":
             continue
         promoted = {ref.name for ref in verdict.promoted}
         for trial in run.trials(stage):
-            if trial.variant.name in promoted or run.result(trial.key) is None:
+            if run.result(trial.key) is None:
                 continue
             for key in run.storage.list(f"{trial.key.folder}/checkpoints"):
-                if FULL_CHECKPOINT.search(key):
-                    yield _object(run.store, f"{prefix}/{key}", "checkpoint to resume from")
+                if FULL.search(key) and trial.variant.name not in promoted:
+                    yield _object(run, key, "checkpoint to resume from")
+                elif BETWEEN.search(key):
+                    yield _object(run, key, "model at a step between")
 
 
 def _unused_data(store: Storage, used: set[str]) -> Iterator[Garbage]:
@@ -93,8 +104,8 @@ def _scratch(store: Storage) -> Iterator[Garbage]:
                 yield Garbage(key, "scratch of a killed writer", path.stat().st_size, path.unlink)
 
 
-def _object(store: Storage, key: str, why: str) -> Garbage:
-    return Garbage(key, why, _size(store, key), lambda: store.delete(key))
+def _object(run: Run, key: str, why: str) -> Garbage:
+    return Garbage(f"{layout.run_key(run.id)}/{key}", why, _size(run.storage, key), lambda: run.storage.delete(key))
 
 
 def _size(store: Storage, key: str) -> int | None:

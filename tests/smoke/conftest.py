@@ -31,7 +31,6 @@ stages:
   ranking:
     budget: {steps: 120}
     resources: {parallel: 2}
-    stop: {kill: {criteria: [{metric: loss, threshold: 0.3}], span_tokens: 5120, min_tokens: 5120}}
     promotion: {policy: top_per_axis, combine: false}
   proof:
     budget: {steps: 120}

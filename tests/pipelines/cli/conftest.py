@@ -98,7 +98,7 @@ def _finish(run, stage, losses):
         run.storage.write_text(f"{folder}/config.json", run.run_spec(trial).model_dump_json())
         line = {"step": 8, "tokens": trial.config.tokens, "val_loss": loss, "train_seconds": 2.0}
         run.storage.write_text(f"{folder}/metrics.jsonl", json.dumps(line) + "\n")
-        for name in ("ckpt-step-4.pt", "ckpt-step-8.pt", "final-model.safetensors", "best-model.safetensors"):
+        for name in ("ckpt-step-4.pt", "model-step-4.safetensors", "final-model.safetensors", "best-model.safetensors"):
             run.storage.write_text(f"{folder}/checkpoints/{name}", "x" * 100)
         run.storage.write_text(trial.key.log, f"first line of {trial.key.name}\nlast line\n")
         run.storage.write_text(f"{folder}/result.json", result.model_dump_json())
@@ -119,6 +119,7 @@ def make_run(study, tmp_path):
         if until == "start":
             return run
         run.storage.write_json(layout.SHAKEDOWN, {"passed": True})
+        run.storage.write_text("shakedown/whole/checkpoints/final-model.safetensors", "x" * 100)
         _finish(run, "ranking", losses)
         if until == "ranking":
             return run

@@ -60,11 +60,14 @@ def test_gc_removes_what_no_run_needs_and_nothing_else(podium, make_run):
         f"{layout.DATA}/{'0' * 16}/manifest.json"
     }
     assert not (root / "runs" / ".tmp-killed").exists()
-    checkpoints = {key for key in gone if key.endswith(".pt")}
+    full = {key for key in gone if key.endswith("/ckpt-step-4.pt")}
     kept = {ref.name for ref in run.verdict("proof").promoted}
-    assert checkpoints
-    assert not [key for key in checkpoints if "/proof/" in key and key.split("/")[4] in kept]
-    assert gone - checkpoints == {f"{layout.DATA}/{'0' * 16}/manifest.json"}
+    assert full
+    assert not [key for key in full if "/proof/" in key and key.split("/")[4] in kept]
+    between = {key for key in before if key.endswith("/model-step-4.safetensors")}
+    gate = {key for key in before if "/shakedown/" in key and "/checkpoints/" in key}
+    assert len(gate) == 1
+    assert gone == full | between | gate | {f"{layout.DATA}/{'0' * 16}/manifest.json"}
     assert json.loads(podium("gc", "--store", root, "--yes", "--json").stdout)["items"] == []
 
 
