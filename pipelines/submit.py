@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import tempfile
+import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from podium.pipelines.compile import study_pipeline
+from podium.pipelines.compile import pipeline_yaml, study_pipeline
 from podium.trainer.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,28 +59,34 @@ def submit_study(
     )
     host = host or os.environ.get(HOST)
     where = host or "the cluster's own Kubeflow Pipelines"
+    name = f"{study.name} {profile}"
     from kfp.client import Client
     from kfp_server_api import ApiException  # type: ignore[import-untyped]
 
-    try:
-        client = Client(host=host, namespace=namespace or "kubeflow", existing_token=token)
-        made: Any = client.create_run_from_pipeline_func(
-            pipeline,
-            arguments={},
-            run_name=f"{study.name} {profile}",
-            experiment_name=experiment or study.name,
-            namespace=namespace,
-            enable_caching=False,
-        )
-    except ApiException as error:
-        raise UserError(f"{where} refused the run: {error.status} {error.reason}") from None
-    except Exception as error:
-        # urllib3, requests, kubernetes and google-auth each raise their own when there is nobody to talk to
-        raise UserError(f"{where} can't be reached: {type(error).__name__}: {_first_line(error)}") from error
-    return Submitted(
-        made.run_id, f"{study.name} {profile}", f"{host.rstrip('/')}/#/runs/details/{made.run_id}" if host else None
-    )
+    with tempfile.TemporaryDirectory() as scratch, warnings.catch_warnings():
+        # KFP greets every client with it, whatever the server
+        warnings.filterwarnings("ignore", message="This client only works with Kubeflow", category=FutureWarning)
+        package = Path(scratch) / "pipeline.yaml"
+        # not by create_run_from_pipeline_func: KFP's own YAML does not survive a text of several lines
+        package.write_text(pipeline_yaml(pipeline), encoding="utf-8")
+        try:
+            client = Client(host=host, namespace=namespace or "kubeflow", existing_token=token)
+            made: Any = client.create_run_from_pipeline_package(
+                str(package),
+                arguments={},
+                run_name=name,
+                experiment_name=experiment or study.name,
+                namespace=namespace,
+                enable_caching=False,
+            )
+        except ApiException as error:
+            raise UserError(f"{where} refused the run: {error.status} {error.reason}") from None
+        except Exception as error:
+            # urllib3, requests, kubernetes and google-auth each raise their own when there is nobody to talk to
+            raise UserError(f"{where} can't be reached: {_first_line(getattr(error, 'reason', error))}") from error
+    link = f"{host.rstrip('/')}/#/runs/details/{made.run_id}" if host else None
+    return Submitted(made.run_id, name, link)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: object) -> str:
     return (str(error).splitlines() or ["no reason given"])[0]
