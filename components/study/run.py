@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
 from podium.components.study import layout
 from podium.components.study.design import baseline, variants
-from podium.components.study.fingerprint import trial_fingerprint
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
 from podium.components.study.outcomes import outcome_of
@@ -28,10 +26,11 @@ from podium.components.study.registration import (
 )
 from podium.components.study.schema import Study
 from podium.components.study.selection import Selection, is_selected
+from podium.components.study.stage_trials import Trial, stage_trials
 from podium.components.study.state import exit_code, run_state, status_of
-from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.study.trials import dataset_config, stage_seeds
 from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.config import RunSpec, TrainConfig
+from podium.trainer.config import RunSpec
 from podium.trainer.data.prepare import data_fingerprint
 from podium.trainer.errors import NotFoundError
 from podium.trainer.result import TrialResult
@@ -40,20 +39,6 @@ from podium.trainer.storage import Storage, join_uri, open_storage
 __all__ = ["Run", "Trial", "exit_code"]
 
 _TAIL_BYTES = 4096
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training run of a stage, as it is to be started."""
-
-    key: TrialKey
-    variant: VariantRef
-    seed: int
-    config: TrainConfig
-    fingerprint: str
-    dataset_uri: str
-    references: tuple[TrialKey, ...] = ()
-    """The baseline's trials that its kill rule compares with; empty for the baseline and without such a rule."""
 
 
 class Run:
@@ -322,41 +307,5 @@ class Run:
         return status_of(self)
 
     def _make_trials(self, stage: str, refs: list[VariantRef], seeds: list[int] | None = None) -> Iterator[Trial]:
-        declared = self.study.stages[stage]
-        control = self.study.baseline.variant
-        if stage in self.study.baseline.recorded:
-            refs = [ref for ref in refs if ref.name != control]
-        refs = sorted(refs, key=lambda ref: ref.name != control)
-        plain = {ref.name: variant_config(self.study, stage, ref) for ref in refs}
         data = {ref.name: self.dataset_fingerprint(ref) for ref in refs}
-        uris = {ref.name: join_uri(self.store_uri, layout.data_key(data[ref.name])) for ref in refs}
-        own_run = self.id if declared.proof else None
-        stage_seed_list = stage_seeds(self.study, stage)
-        has_control = any(ref.name == control for ref in refs)
-        references: tuple[TrialKey, ...] = ()
-        reference_prints: list[str] = []
-        if declared.stop.kill is not None and has_control:
-            references = tuple(TrialKey(stage, control, seed) for seed in stage_seed_list)
-            reference_prints = [
-                self._fingerprint(plain[control], seed, data[control], own_run, ()) for seed in stage_seed_list
-            ]
-        for seed in seeds or stage_seed_list:
-            for ref in refs:
-                killable = ref.name != control
-                prints = tuple(reference_prints) if killable else ()
-                yield Trial(
-                    key=TrialKey(stage, ref.name, seed),
-                    variant=ref,
-                    seed=seed,
-                    config=plain[ref.name].model_copy(update={"seed": seed}),
-                    fingerprint=self._fingerprint(plain[ref.name], seed, data[ref.name], own_run, prints),
-                    dataset_uri=uris[ref.name],
-                    references=references if killable else (),
-                )
-
-    @staticmethod
-    def _fingerprint(
-        config: TrainConfig, seed: int, data: str, own_run: str | None, references: tuple[str, ...]
-    ) -> str:
-        seeded = config.model_copy(update={"seed": seed})
-        return trial_fingerprint(seeded, data, run_id=own_run, references=references)
+        return stage_trials(self.study, stage, refs, seeds=seeds, data=data, run_id=self.id, store_uri=self.store_uri)

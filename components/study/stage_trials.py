@@ -1,0 +1,75 @@
+"""The trials of a stage: each with its config, its identity, its data and what its kill rule compares with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from podium.components.study.fingerprint import trial_fingerprint
+from podium.components.study.layout import TrialKey, data_key
+from podium.components.study.schema import Study
+from podium.components.study.trials import stage_seeds, variant_config
+from podium.components.verdicts.verdict import VariantRef
+from podium.trainer.config import TrainConfig
+from podium.trainer.storage import join_uri
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a stage, as it is to be started."""
+
+    key: TrialKey
+    variant: VariantRef
+    seed: int
+    config: TrainConfig
+    fingerprint: str
+    dataset_uri: str
+    references: tuple[TrialKey, ...] = ()
+    """The baseline's trials that its kill rule compares with; empty for the baseline and without such a rule."""
+
+
+def stage_trials(
+    study: Study,
+    stage: str,
+    refs: list[VariantRef],
+    *,
+    seeds: list[int] | None,
+    data: Mapping[str, str],
+    run_id: str,
+    store_uri: str,
+) -> Iterator[Trial]:
+    """The trials of these variants, seed by seed, the baseline first; the stage's own seeds where none are given.
+
+    `data` is the fingerprint of each variant's dataset. A baseline with a recorded figure for the stage is not run.
+    Raises ConfigError naming the variant and the field.
+    """
+    declared, control = study.stages[stage], study.baseline.variant
+    if stage in study.baseline.recorded:
+        refs = [ref for ref in refs if ref.name != control]
+    refs = sorted(refs, key=lambda ref: ref.name != control)
+    configs = {ref.name: variant_config(study, stage, ref) for ref in refs}
+    uris = {ref.name: join_uri(store_uri, data_key(data[ref.name])) for ref in refs}
+    own_run = run_id if declared.proof else None
+    references: tuple[TrialKey, ...] = ()
+    reference_prints: list[str] = []
+    if declared.stop.kill is not None and control in configs:
+        for seed in stage_seeds(study, stage):
+            references += (TrialKey(stage, control, seed),)
+            config = configs[control].model_copy(update={"seed": seed})
+            reference_prints.append(trial_fingerprint(config, data[control], run_id=own_run))
+    for seed in seeds or stage_seeds(study, stage):
+        for ref in refs:
+            config = configs[ref.name].model_copy(update={"seed": seed})
+            killable = ref.name != control
+            fingerprint = trial_fingerprint(
+                config, data[ref.name], run_id=own_run, references=reference_prints if killable else ()
+            )
+            yield Trial(
+                key=TrialKey(stage, ref.name, seed),
+                variant=ref,
+                seed=seed,
+                config=config,
+                fingerprint=fingerprint,
+                dataset_uri=uris[ref.name],
+                references=references if killable else (),
+            )
