@@ -115,7 +115,9 @@ evaluation: {{smallbench: null, latency: false, throughput: false}}
 
 @pytest.mark.slow
 def test_a_study_runs_from_python_to_a_registered_model_and_again_does_nothing(tmp_path):
-    (tmp_path / "corpus.txt").write_text("\n\n".join(f"Paragraph {n} with {n * n} words in it." for n in range(300)))
+    (tmp_path / "corpus.txt").write_text(
+        "\n\n".join(f"Paragraph {n} of a corpus, with {n * n} words in it." for n in range(300))
+    )
     study = Study.load(TINY.format(corpus=tmp_path / "corpus.txt"))
     finished = podium.run(study, store=str(tmp_path / "store"))
     assert finished.state() == "succeeded"
