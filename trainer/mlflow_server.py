@@ -77,6 +77,15 @@ def _client(uri: str) -> MlflowClient:
         from mlflow import MlflowClient
 
         with _quiet(), _alone(uri):
+            database = Path(uri.removeprefix(_SQLITE))
+            if uri.startswith(_SQLITE) and not database.exists():
+                # Migrations that a kill cuts off half way can't be taken up again: a new database gets them beside its
+                # place, and its name when they are done.
+                scratch = database.with_name(f".tmp-{database.name}")
+                for left in database.parent.glob(f"{scratch.name}*"):
+                    left.unlink()
+                MlflowClient(tracking_uri=f"{_SQLITE}{scratch}", registry_uri=f"{_SQLITE}{scratch}")
+                scratch.replace(database)
             return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 

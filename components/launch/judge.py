@@ -146,8 +146,8 @@ def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) 
     `lines` are its metrics. Doing it again changes nothing.
     """
     curve = curve_of(lines)
-    finite = [point for point in curve if point.val_loss is not None]
-    best = _best([point for point in finite if point.tokens <= kill.tokens])
+    finite = [point for point in curve if point.val_loss is not None and point.tokens <= kill.tokens]
+    best = min(finite, key=lambda point: (point.val_loss, point.step), default=None)
     last = next(point for point in curve if point.tokens == kill.tokens)
     trained = [line["train_loss"] for line in lines if "train_loss" in line and line["tokens"] <= kill.tokens]
     return result.model_copy(
@@ -165,17 +165,14 @@ def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) 
             "best_val_loss": best.val_loss if best else None,
             "best_val_perplexity": _perplexity(best),
             "best_step": best.step if best else None,
-            # the file is of the best evaluation, which the result may no longer count
-            "best_model": result.best_model if best == _best(finite) else None,
+            # files of after the look are not part of the result, and which those are depends on when it was noticed
+            "best_model": None,
+            "last_checkpoint": None,
             "kill_tokens": kill.tokens,
             "stopped_tokens": result.stopped_tokens or result.tokens,
             "kill_detail": kill.reason,
         }
     )
-
-
-def _best(points: Sequence[Point]) -> Point | None:
-    return min(points, key=lambda point: (point.val_loss, point.step), default=None)
 
 
 def _perplexity(point: Point | None) -> float | None:

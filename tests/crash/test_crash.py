@@ -217,7 +217,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any
 
 def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found.keys() == expected.keys()
-    assert [name for name in expected if found[name] != expected[name]] == []
+    different = {name: (found[name], expected[name]) for name in expected if found[name] != expected[name]}
+    for name, (here, there) in different.items():
+        if isinstance(here, dict) and isinstance(there, dict):
+            keys = [key for key in here.keys() | there.keys() if here.get(key) != there.get(key)]
+            different[name] = ({key: here.get(key) for key in keys}, {key: there.get(key) for key in keys})
+    assert different == {}
 
 
 @pytest.mark.parametrize("number", range(-(-INSTANTS // KILLS_A_RUN)))
@@ -289,7 +294,7 @@ def test_a_run_killed_inside_a_write_ends_as_if_it_had_not_been(
     marker, parent = tmp_path / "marker", tmp_path / "parent"
     climb = Climb(
         tmp_path,
-        PYTHONPATH=str(HERE),
+        PYTHONPATH=os.pathsep.join(filter(None, [str(HERE), os.environ.get("PYTHONPATH")])),
         CRASH_PATTERN=pattern,
         CRASH_MARKER=str(marker),
         CRASH_AFTER=str(after),
