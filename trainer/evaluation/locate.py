@@ -106,6 +106,9 @@ def _from_registry(uri: str, scratch: Path) -> LocatedModel:
 
     tracking_uri = mlflow_uri("runs")
     client(tracking_uri)  # brings a SQLite file up to date, and says nothing about it
+    # or MLflow looks for the name in a database of the working directory, which it makes for that
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(tracking_uri)
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
         folder = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(scratch), tracking_uri=tracking_uri)

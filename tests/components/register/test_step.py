@@ -5,6 +5,7 @@ import math
 import os
 import shutil
 import warnings
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -73,20 +74,16 @@ def run(trained, tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def pyfunc():
-    """MLflow, which warns of itself when it is imported."""
+def pyfunc(run):
+    """MLflow at the run's registry; it warns of itself when it is imported."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import mlflow
         import mlflow.pyfunc
 
-        yield mlflow
-
-
-def load(mlflow, run, uri):
-    mlflow.set_tracking_uri(mlflow_uri(run.store_uri))
-    mlflow.set_registry_uri(mlflow_uri(run.store_uri))
-    return mlflow.pyfunc.load_model(uri)
+        mlflow.set_tracking_uri(mlflow_uri(run.store_uri))
+        mlflow.set_registry_uri(mlflow_uri(run.store_uri))
+        yield mlflow.pyfunc
 
 
 def registration(run):
@@ -105,14 +102,14 @@ def test_the_model_in_the_registry_gives_the_loss_that_the_verdict_states(run, p
     assert record["variant"] == winner == "fast"
     stated = next(row for row in run.verdict("prove").ranking if row.variant == winner).values[str(record["seed"])]
     assert record["value"] == record["loss"] == stated
-    model = load(pyfunc, run, uri).unwrap_python_model()
+    model = pyfunc.load_model(uri).unwrap_python_model()
     found = model.evaluate(record["dataset"])
     assert found["loss"] == pytest.approx(stated, abs=1e-6)
     assert found["perplexity"] == pytest.approx(math.exp(stated), rel=1e-6)
 
 
 def test_a_text_is_scored_token_by_token_whatever_its_length(run, pyfunc):
-    model = load(pyfunc, run, register(run.id, run.store_uri))
+    model = pyfunc.load_model(register(run.id, run.store_uri))
     texts = ["Paragraph 7 of a corpus", "Paragraph 7 of a corpus, with 49 words in it. " * 20, "", "é"]
     scores = model.predict(pd.DataFrame({"text": texts}))
     assert list(scores.columns) == ["loss", "tokens", "bits_per_byte"]
@@ -126,17 +123,31 @@ def test_a_text_is_scored_token_by_token_whatever_its_length(run, pyfunc):
 
 
 def test_the_stored_model_is_code_and_weights_without_a_pickle_and_says_what_it_takes(run, pyfunc):
+    from mlflow.models import get_model_info
+
     uri = register(run.id, run.store_uri)
     root = run.store.local_path("mlflow-artifacts")
     names = {path.name for path in root.rglob("*") if path.is_file()}
     assert {"served_model.py", "final-model.safetensors", "final-model.json", "tokenizer.json", "verdict.json"} <= names
     assert not {name for name in names if name.endswith((".pkl", ".pickle", ".pt", ".bin"))}
-    about = pyfunc.models.get_model_info(uri)
+    about = get_model_info(uri)
     assert about.signature.inputs.input_names() == ["text"]
     assert about.signature.outputs.input_names() == ["loss", "tokens", "bits_per_byte"]
     assert about.saved_input_example_info is not None
     stored = json.loads(next(root.rglob("verdict.json")).read_text())
     assert stored["winner"] == "fast"
+
+
+def test_the_trainers_own_evaluate_finds_the_registered_model(run, tmp_path, monkeypatch):
+    from podium.trainer.checkpoint import load_model
+    from podium.trainer.evaluation.locate import locate_model
+
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    located = locate_model(register(run.id, run.store_uri), tmp_path / "scratch")
+    (winner, *_) = finalists(run)
+    assert load_model(located.path)[1] == winner.trial.config
+    assert list(Path().iterdir()) == [], "MLflow makes no database of its own in the working directory"
 
 
 def test_registering_twice_makes_one_version_also_when_the_first_attempt_was_cut_off(run):
