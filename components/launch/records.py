@@ -132,7 +132,13 @@ class Records:
     def more_trials(self, answer: MoreTrials) -> None:
         """What `decide` asked for besides."""
         data = answer.model_dump(mode="json")
-        self._append("more_trials", f"{self._stage}/{canonical_hash(data, 12)}", stage=self._stage, **data)
+        self._append(
+            "more_trials",
+            f"{self._stage}/{canonical_hash(data, 12)}",
+            stage=self._stage,
+            reason=answer.reason,
+            asked=data,
+        )
 
     def cancelled(self, request: object) -> None:
         """Somebody cancelled the run."""

@@ -54,6 +54,8 @@ class Run:
         self.ledger = Ledger(self.storage)
         self._results: dict[TrialKey, tuple[str, TrialResult]] = {}
         self._trials: dict[tuple[str, str], list[Trial]] = {}
+        self._asked: dict[str, list[Trial]] = {}
+        """Ledger entry → the trials that it asked for."""
 
     @classmethod
     def create(
@@ -132,9 +134,10 @@ class Run:
         return before.promoted if before.decision == "promote" else []
 
     def trials(self, stage: str, selection: Selection | None = None) -> list[Trial]:
-        """The trials of a stage, seed by seed, the baseline first; empty if it is not known who takes part.
+        """The trials of a stage, seed by seed, the baseline first, then those that its policy asked for besides.
 
-        A baseline with a recorded figure for the stage is not run. `selection` leaves out variants.
+        Empty if it is not known who takes part. A baseline with a recorded figure for the stage is not run.
+        `selection` leaves out variants.
         """
         if selection is not None and selection.stages is not None and stage not in selection.stages:
             return []
@@ -144,11 +147,22 @@ class Run:
         memo = (stage, json.dumps([ref.name for ref in refs]))
         if memo not in self._trials:
             self._trials[memo] = list(self._make_trials(stage, refs))
-        made = self._trials[memo]
+        made = [*self._trials[memo], *self._asked_trials(stage, self._trials[memo])]
         if selection is None or not selection.is_part:
             return made
         base = baseline(self.study)
         return [trial for trial in made if is_selected(self.study, trial.variant, selection, base)]
+
+    def _asked_trials(self, stage: str, declared: list[Trial]) -> list[Trial]:
+        found: dict[TrialKey, Trial] = {}
+        for entry in self.ledger.entries("more_trials"):
+            if entry.data["stage"] == stage:
+                if entry.id not in self._asked:
+                    asked = [VariantRef.model_validate(ref) for ref in entry.data["asked"]["variants"]]
+                    self._asked[entry.id] = self.extra_trials(stage, asked, entry.data["asked"]["seeds"])
+                found |= {trial.key: trial for trial in self._asked[entry.id]}
+        known = {trial.key for trial in declared} if found else set()
+        return [trial for key, trial in found.items() if key not in known]
 
     def extra_trials(self, stage: str, refs: list[VariantRef], seeds: list[int]) -> list[Trial]:
         """The trials that a `MoreTrials` answer asks for."""
@@ -220,6 +234,8 @@ class Run:
                 name = trial.variant.name
                 outcomes.append(outcome_of(name, result, metric, tokenizers[name], reused.get(trial.key.name)))
         refs = self.stage_variants(stage) or []
+        names = {ref.name for ref in refs}
+        refs = [*refs, *{t.variant.name: t.variant for t in trials if t.variant.name not in names}.values()]
         if selection is not None:
             base = baseline(self.study)
             refs = [ref for ref in refs if is_selected(self.study, ref, selection, base)]

@@ -237,7 +237,7 @@ def test_a_run_killed_at_random_instants_ends_as_if_it_had_not_been(
         before = interrupted(tmp_path / "store")
         climb = Climb(tmp_path)
         try:
-            code = climb.process.wait(chance.uniform(0.2, seconds / 2) if kills < KILLS_A_RUN else 600)
+            code = climb.process.wait(chance.uniform(0.2, seconds / 3) if kills < KILLS_A_RUN else 600)
         except subprocess.TimeoutExpired:
             group = chance.random() < 0.5
             climb.kill(group=group)

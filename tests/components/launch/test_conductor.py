@@ -12,7 +12,10 @@ from podium.components.launch.attempts import Attempt, Attempts, read_attempts, 
 from podium.components.launch.conductor import Conducted
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
+from podium.components.study.schema import Study
 from podium.components.study.selection import Selection
+from podium.components.verdicts import policy
+from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
 from podium.trainer.errors import InUseError, UserError
 from podium.trainer.lease import Lease
 from podium.trainer.result import Status, TrialResult
@@ -271,3 +274,24 @@ def test_screening_results_of_another_run_of_the_store_are_taken_over(
     }
     assert result_of(later, "a").labels["run_id"] == later.id
     assert later.spent_usd() == 1
+
+
+def test_trials_that_the_policy_asks_for_are_run_in_the_same_stage_once(
+    make_run: MakeRun, conducted: Conduct, starts: Starts, entries: Entries, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(names=["a"])
+
+    def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
+        seeds = {outcome.seed for outcome in results.outcomes if outcome.variant == "a"}
+        if len(seeds) < 3:
+            asked = [ref for ref in results.variants if ref.name == "a"]
+            return MoreTrials(reason="repeat it", variants=asked, seeds=[max(seeds) + 100])
+        return policy.decide(study, results)
+
+    monkeypatch.setattr("podium.components.launch.conductor.decide", decide)
+    assert conducted(run) == Conducted(trials=4, finished=4)
+    assert starts(run) == {f"first/{name}": 1 for name in ("base/seed-42", "a/seed-42", "a/seed-142", "a/seed-242")}
+    assert [entry["asked"]["seeds"] for entry in entries(run, "more_trials").values()] == [[142], [242]]
+    assert len(run.trials("first")) == len(run.results("first").outcomes) == 4
+    assert conducted(Run.open(run.store_uri)) == Conducted(trials=4, finished=4)
+    assert set(starts(run).values()) == {1}
