@@ -148,7 +148,7 @@ def our_step(parts: Parts) -> Callable[[int], float]:
 
 
 def plain_step(
-    plain: PlainModel, config: TrainConfig, data: Path, device: torch.device, compiled: bool
+    plain: PlainModel, config: TrainConfig, data: Path, device: torch.device, *, compiled: bool, count: int
 ) -> Callable[[int], float]:
     """The peer's step."""
     loader = SequenceLoader(
@@ -158,7 +158,7 @@ def plain_step(
         batch_sequences=config.batch.sequences,
         seed=config.seed,
     )
-    batches = [[torch.from_numpy(part).to(device) for part in loader.next_batch()] for _ in range(32)]
+    batches = [[torch.from_numpy(part).to(device) for part in loader.next_batch()] for _ in range(count)]
     matrices = [parameter for parameter in plain.parameters() if parameter.ndim >= 2]
     gains = [parameter for parameter in plain.parameters() if parameter.ndim < 2]
     settings = config.optimizer
@@ -177,7 +177,7 @@ def plain_step(
         for group in optimizer.param_groups:
             group["lr"] = rate
         with precision.autocast():
-            loss = forward(*batches[(number - 1) % len(batches)])
+            loss = forward(*batches[number - 1])
         loss.backward()
         assert config.max_grad_norm is not None
         torch.nn.utils.clip_grad_norm_(plain.parameters(), config.max_grad_norm)
@@ -241,7 +241,11 @@ def main() -> None:
         parts = build_parts(config, data, choose_precision("auto", device), Ranks())
         plain = PlainModel(config).to(device)
         same_weights(plain, parts)
-        steps = {"ours": our_step(parts), "plain": plain_step(plain, config, data, device, options.compile)}
+        count = options.warmup + options.rounds * options.steps
+        steps = {
+            "ours": our_step(parts),
+            "plain": plain_step(plain, config, data, device, compiled=options.compile, count=count),
+        }
         losses: dict[str, list[float]] = {"ours": [], "plain": []}
         seconds: dict[str, list[float]] = {"ours": [], "plain": []}
         order = random.Random(0)

@@ -20,6 +20,7 @@ from podium.trainer.lease import Lease
 from podium.trainer.result import Status
 from podium.trainer.run import train
 from podium.trainer.storage import open_storage
+from podium.trainer.storage_file import FileStorage
 
 TIMES = {"train_seconds"}
 RESULT_TIMES = {
@@ -417,3 +418,50 @@ def test_leftovers_of_a_killed_writer_are_removed(tmp_path, tiny_spec):
     (tmp_path / ".tmp-checkpoint-1-ckpt-step-5.pt").write_bytes(b"half")
     train(tiny_spec(), open_storage(str(tmp_path)))
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+class RemoteStorage(FileStorage):
+    """Stands for S3: nothing in it has a path on this machine."""
+
+    def local_path(self, key):
+        return None
+
+    def child(self, prefix):
+        return RemoteStorage(self.root / prefix.rstrip("/"))
+
+
+def test_a_run_in_a_remote_store_is_the_same_and_goes_on_the_same(tmp_path, tiny_spec):
+    spec = tiny_spec({"fingerprint": "f"})
+    prefix = "checkpoints/"
+    train(spec, open_storage(str(tmp_path / "local")), run_name="x", checkpoint_prefix=prefix)
+    folder = RemoteStorage(tmp_path / "remote")
+    with pytest.raises(Crash):
+        train(spec, folder, checkpoint_prefix=prefix, reporter=StopAfter(11, crash))
+    train(spec, folder, run_name="x", checkpoint_prefix=prefix)
+    assert_same_run(tmp_path / "local", tmp_path / "remote", prefix)
+
+
+def test_a_trial_that_continues_another_starts_from_its_checkpoint_and_best_model(tmp_path, tiny_spec):
+    train(tiny_spec(), open_storage(str(tmp_path / "first")))
+    ckpt = f"file://{tmp_path}/first/ckpt-step-12.pt"
+    spec = tiny_spec({"start_checkpoint": ckpt, "continues": "f1"}, max_steps=15, optimizer={"learning_rate": 1e-9})
+    folder = open_storage(str(tmp_path / "second"))
+    with pytest.raises(Crash):
+        train(spec, folder, reporter=StopAfter(14, crash))
+    result = train(spec, folder)
+    assert result.steps == 15
+    assert [line["step"] for line in metrics_of(tmp_path / "second") if "val_loss" in line] == [3, 6, 9, 12, 15]
+    best = json.loads((tmp_path / "second" / "best-model.json").read_text())
+    assert best["metrics_summary"]["val_loss"] == result.best_val_loss
+    assert best["step"] == result.best_step
+
+
+def test_a_conductor_less_run_sends_its_metrics_at_the_end(tmp_path, monkeypatch):
+    from podium.trainer import sync_thread
+
+    calls = []
+    monkeypatch.setattr(sync_thread, "sync_run", lambda *arguments, **options: calls.append((arguments, options)))
+    folder = open_storage(str(tmp_path))
+    with sync_thread.SyncThread(folder, "sqlite:///x.db", "mine", "a"):
+        assert calls == []
+    assert calls == [((folder, "sqlite:///x.db", "mine"), {"run_name": "a"})]
