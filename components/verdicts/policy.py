@@ -10,10 +10,15 @@ from collections.abc import Callable
 from typing import Any
 
 from podium.components.study.schema import Stage, Study
+from podium.components.verdicts.amendments import amended
+from podium.components.verdicts.beats_baseline import beats_baseline
 from podium.components.verdicts.best_mean import best_mean
+from podium.components.verdicts.rank_correlation import rank_correlation
 from podium.components.verdicts.ranking import Arm, arms_of, counts, ranked, summaries
+from podium.components.verdicts.reaches_target import reaches_target
 from podium.components.verdicts.top_per_axis import top_per_axis
 from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.components.verdicts.within_margin import within_margin
 from podium.trainer.result import Status
 
 Decision = Callable[[Study, StageResults, list[Arm]], Verdict | MoreTrials]
@@ -99,15 +104,21 @@ def _finish(study: Study, stage: Stage, results: StageResults, arms: list[Arm], 
             "baseline": study.baseline.variant,
         },
         "counts": counts(arms),
+        "rank_correlation": rank_correlation(verdict, results),
         "results": results,
     }
-    if verdict.decision == "promote" and stage.approval == "required":
-        update |= {"decision": "await", "reason": f"await approval to {verdict.reason}"}
-    return verdict.model_copy(update=update)
+    return amended(stage, results, verdict.model_copy(update=update))
 
 
 def _trials(n: int) -> str:
     return "trial" if n == 1 else "trials"
 
 
-_POLICIES: dict[str, Decision] = {"always": _always, "top_per_axis": top_per_axis, "best_mean": best_mean}
+_POLICIES: dict[str, Decision] = {
+    "always": _always,
+    "top_per_axis": top_per_axis,
+    "best_mean": best_mean,
+    "within_margin": within_margin,
+    "beats_baseline": beats_baseline,
+    "reaches_target": reaches_target,
+}

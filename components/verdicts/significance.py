@@ -46,7 +46,9 @@ def better_than_control(statistic: float, sizes: Sequence[int], control_size: in
     return min(1.0, max(0.0, p))
 
 
-def difference_interval(difference: float, error: float, degrees_of_freedom: int, alpha: float) -> tuple[float, float]:
+def difference_interval(
+    difference: float, error: float, degrees_of_freedom: float, alpha: float
+) -> tuple[float, float]:
     """Two-sided 1 - 2·alpha interval of a difference of means, for this arm alone (not adjusted for the others)."""
     half = float(stats.t.ppf(1 - alpha, degrees_of_freedom)) * error
     return difference - half, difference + half

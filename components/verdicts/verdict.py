@@ -17,6 +17,8 @@ class VariantRef(Section):
     description: str = ""
     axis_values: dict[str, Any] = {}
     """Axis → its value in this variant, the baseline's where the variant leaves it alone."""
+    repeats: int = 1
+    """Times that the stage's number of seeds is run: the further seeds follow the stage's last one."""
 
 
 class TrialOutcome(Section):
@@ -34,8 +36,24 @@ class TrialOutcome(Section):
     tokenizer: str | None = None
     """Fingerprint of the dataset: perplexities are compared only where it is the same."""
     cost_usd: float | None = None
+    time_to_target_seconds: float | None = None
+    """None where the target was missed."""
+    training_seconds: float | None = None
+    """A trial that missed its target needs at least this long."""
     reused_from: str | None = None
     """The run whose result was taken, where it was not trained in this one."""
+
+
+class Amendment(Section):
+    """What a person changed after the plan was fixed: it is on the ledger, and a claim that it made is exploratory."""
+
+    kind: Literal["approve", "override", "extend"]
+    because: str = ""
+    by: str = ""
+    promote: str | None = None
+    """The variant that an override lets go on."""
+    seeds: list[int] = []
+    """Seeds that an extension adds to every variant of the stage."""
 
 
 class StageResults(Section):
@@ -50,6 +68,8 @@ class StageResults(Section):
     """Money spent by all stages so far."""
     previous: list[Verdict] = []
     """The verdicts of the stages before, in order."""
+    amendments: list[Amendment] = []
+    """Those of this stage, in order."""
 
 
 class ArmSummary(Section):
@@ -101,6 +121,8 @@ class Verdict(Section):
     """Axis → variant of its best value (top_per_axis)."""
     counts: dict[str, int] = {}
     """Trials by status, missing ones included."""
+    rank_correlation: dict[str, Any] | None = None
+    """How the stage before ranked the arms that this one ranks: `stage`, `arms`, `spearman` (None for fewer than 3)."""
     notes: list[str] = []
     results: StageResults | None = None
     """The inputs: enough to recompute everything above."""
@@ -110,6 +132,7 @@ class MoreTrials(Section):
     """Not yet: run these first. The answer and its inputs are a ledger entry."""
 
     reason: str
+    kind: Literal["wave", "pivot", "repeat", "fallback", "design"] = "wave"
     variants: list[VariantRef] = []
     seeds: list[int] = []
 
