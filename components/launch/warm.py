@@ -108,7 +108,7 @@ def main() -> None:
     requests = socket.socket(fileno=int(sys.argv[1]))
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which tells the tasks
     import podium.trainer.cli
-    import podium.trainer.loop  # noqa: F401
+    import podium.trainer.run  # noqa: F401
 
     gc.collect()
     gc.freeze()  # a collection in a fork would copy every page that it looks at
