@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from podium.components.launch.attempts import BEAT_SECONDS, Attempt, Attempts, read_attempts, write_attempts
-from podium.components.launch.judge import Judge, Ruling, read_curve
+from podium.components.launch.judge import METRICS, Judge, Ruling, read_curve
 from podium.components.launch.launcher import (
     ATTEMPT_VARIABLE,
     RUN_AGAIN,
@@ -29,13 +29,14 @@ from podium.components.launch.records import Records, read_result
 from podium.components.launch.reuse import Reuse
 from podium.components.launch.tracker import Tracker
 from podium.components.study.cost import run_usd
-from podium.components.study.layout import CANCEL, LEASE
+from podium.components.study.layout import CANCEL, LEASE, TrialKey
 from podium.components.study.run import Run, Trial
 from podium.components.study.selection import Selection
 from podium.components.study.trials import stage_seeds
 from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import MoreTrials
-from podium.trainer.errors import InUseError, UserError
+from podium.trainer.curve import Point
+from podium.trainer.errors import InUseError, NotFoundError, UserError
 from podium.trainer.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.result import Status, TrialResult
 from podium.trainer.stopping import Kill
@@ -130,8 +131,10 @@ class _Conductor:
             stage,
             self._baseline,
             stage_seeds(run.study, stage),
-            lambda key: read_curve(run.storage, key.folder),
+            self._curve,
         )
+        self._curves: dict[TrialKey, tuple[str, list[Point]]] = {}
+        """Curves of trials without a ruling, as last read: running arms are looked at every few seconds."""
         self._reuse: Reuse | None = None
         self._trials: dict[str, Trial] = {}
         self._waiting: deque[Trial] = deque()
@@ -289,8 +292,19 @@ class _Conductor:
             if len(stage_seeds(self._run.study, self._stage)) - self._baselines_failed < self._declared.min_seeds:
                 self._stop(f"the baseline {trial.key.name} {result.status.value.replace('_', ' ')}: {result.reason}")
 
+    def _curve(self, key: TrialKey) -> list[Point]:
+        try:
+            stamp = self._run.storage.stamp(f"{key.folder}/{METRICS}")
+        except NotFoundError:
+            return []
+        known = self._curves.get(key)
+        if known is None or known[0] != stamp:
+            known = self._curves[key] = (stamp, read_curve(self._run.storage, key.folder))
+        return known[1]
+
     def _apply(self, rulings: list[Ruling]) -> None:
         for ruling in rulings:
+            self._curves.pop(ruling.key, None)
             trial = self._trials[ruling.key.name]
             result = read_result(self._run.storage, trial.key)
             assert result is not None

@@ -22,7 +22,7 @@ from podium.trainer.storage import open_storage
 from podium.trainer.sync import artifact_root, ensure_parent, initialise, sync_run
 
 INTERVAL_SECONDS = 15.0
-FINAL_SECONDS = 300.0
+FINAL_SECONDS = 120.0
 """How long the end of a stage waits for the last points to be sent."""
 
 _log = logging.getLogger("podium.tracker")
