@@ -148,7 +148,11 @@ def picture(store: Path) -> dict[str, Any]:
     found: dict[str, Any] = {"run": run.name}
     for path in sorted(run.rglob("*")):
         name = str(path.relative_to(run))
-        if not path.is_file() or not name.startswith(("trials/", "verdicts/", "shakedown")):
+        if (
+            not path.is_file()
+            or path.name.startswith(".tmp-")
+            or not name.startswith(("trials/", "verdicts/", "shakedown"))
+        ):
             continue
         if path.name in ("config.json", "result.json", "shakedown.json") or name.startswith("verdicts/"):
             found[name] = _plain(json.loads(path.read_text().replace(str(store), "STORE")))
@@ -279,7 +283,7 @@ def _went_on(trial: Path) -> bool:
         ("result.json", 5),
         ("attempts.json", 2),
         ("verdicts/", 0),
-        ("metrics.jsonl", 1),
+        ("best-model.safetensors", 1),
         ("shakedown.json", 0),
     ],
 )
