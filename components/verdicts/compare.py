@@ -1,40 +1,40 @@
-"""Two samples of final figures beside each other: n, means, spreads, the difference and Welch's t test.
+"""Two samples of final figures beside each other, or one beside a target: n, means, spreads, difference, tests.
 
-Hypothesis tested: both have the same mean. Welch's test, since two runs need not have one variance; it assumes
-roughly normal figures. Descriptive: runs that were chosen after looking at them prove nothing.
+Hypothesis tested: both have the same mean (two-sided), or the mean is at or above the target (one-sided). Welch's test,
+since two runs need not have one variance; beside it the moderated t, by the variance pooled over both and over the
+other arms of their stages, which is sharper with few seeds where variances are alike. Both assume roughly normal
+figures. Descriptive: runs that were chosen after looking at them prove nothing.
 """
 
 from __future__ import annotations
 
-import json
 import math
-import statistics
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from podium.components.study.run import Run
+from podium.components.verdicts.effect import Effect, effect_of
+from podium.components.verdicts.samples import Sample, read_sample
 from podium.trainer.errors import Problem, UserError
-from podium.trainer.storage import open_storage, split_uri
+
+__all__ = ["AgainstTarget", "Comparison", "Moderated", "Sample", "against", "compare"]
+
+_TOKEN_LOSSES = ("final_val_loss", "final_val_perplexity", "best_val_loss", "best_val_perplexity", "final_train_loss")
+"""Figures a token: they compare only over one tokenizer."""
 
 
 @dataclass(frozen=True)
-class Sample:
-    """Figures of one arm."""
+class Moderated:
+    """The t test by a variance pooled over arms."""
 
-    name: str
-    values: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Arithmetic mean."""
-        return statistics.fmean(self.values)
-
-    @property
-    def sd(self) -> float | None:
-        """Sample standard deviation; None for one figure."""
-        return statistics.stdev(self.values) if len(self.values) > 1 else None
+    t: float
+    degrees_of_freedom: int
+    p: float
+    """Two-sided."""
+    pooled_sd: float
+    arms: int
+    """Arms that the variance is pooled over."""
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,22 @@ class Comparison:
     """Two-sided."""
     interval: tuple[float, float] | None
     """Two-sided 95 % interval of the difference."""
+    moderated: Moderated | None = None
+    effect: Effect | None = None
+    """The difference in steps and seconds, where both have curves."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data, means and spreads included."""
-        plain = asdict(self)
-        for side, sample in (("a", self.a), ("b", self.b)):
-            plain[side] |= {"n": len(sample.values), "mean": sample.mean, "sd": sample.sd}
-        return plain
+        plain: dict[str, Any] = {
+            "difference": self.difference,
+            "t": self.t,
+            "degrees_of_freedom": self.degrees_of_freedom,
+            "p": self.p,
+            "interval": self.interval,
+            "moderated": asdict(self.moderated) if self.moderated is not None else None,
+            "effect": asdict(self.effect) if self.effect is not None else None,
+        }
+        return plain | {"a": plain_sample(self.a), "b": plain_sample(self.b)}
 
     def __str__(self) -> str:
         """One sentence."""
@@ -66,77 +75,153 @@ class Comparison:
         return f"{b} against {a}: {self.difference:+.4f}{test}"
 
 
+@dataclass(frozen=True)
+class AgainstTarget:
+    """One sample against a target: one-sided, mean < target."""
+
+    sample: Sample
+    target: float
+    alpha: float
+    sigma: float | None
+    statistic: float | None
+    """Student's t; with a known SD (target - mean) · sqrt(n), in the figures' unit, as the speedrun's rule has it."""
+    z: float | None
+    degrees_of_freedom: int | None
+    p: float | None
+    passed: bool
+    """p < alpha."""
+    interval: tuple[float, float] | None = field(default=None)
+    """Two-sided 1 - 2·alpha interval of the mean: under the target as a whole just where the test passes."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data with `n mean std statistic p passed`."""
+        sample = self.sample
+        return {
+            "name": sample.name,
+            "n": len(sample.values),
+            "excluded": sample.excluded,
+            "mean": sample.mean,
+            "std": sample.sd,
+            "target": self.target,
+            "difference": sample.mean - self.target,
+            "test": "one-sided one-sample t" if self.sigma is None else "one-sided z by a known SD",
+            "sigma": self.sigma,
+            "alpha": self.alpha,
+            "statistic": self.statistic,
+            "z": self.z,
+            "degrees_of_freedom": self.degrees_of_freedom,
+            "p": self.p,
+            "passed": self.passed,
+            "interval": self.interval,
+        }
+
+    def __str__(self) -> str:
+        """One sentence."""
+        sample = self.sample
+        said = "nothing to test with" if self.p is None else f"p = {self.p:.3g}"
+        verdict = "passes" if self.passed else "does not pass"
+        head = f"{sample.name} {sample.mean:.4f}{_spread(sample)} against the target {self.target:g}"
+        return f"{head}: {sample.mean - self.target:+.4f}, {said}: {verdict} at alpha {self.alpha:g}"
+
+
 def compare(
     a: Run | str | Sequence[float],
     b: Run | str | Sequence[float],
     *,
     metric: str = "final_val_loss",
     variant: str | None = None,
+    column: str | None = None,
 ) -> Comparison:
-    """Compare the final figures of two runs, or of two files or lists of numbers.
+    """Compare the final figures of two runs, or of two files, folders or lists of numbers.
 
     A run (or the URI of its folder, or of a store for its newest run) stands for one arm of its last stage that has
-    results: `variant`, else the winner of that stage's verdict. A file is a JSON list or one number a line. Raises
-    UserError for what holds no such figures.
+    results: `variant`, else the winner of that stage's verdict. What a file may be: `samples.read_sample`. Raises
+    UserError for what holds no such figures, and for losses a token of two tokenizers or times of two device types.
     """
-    first, second = (_sample(each, metric, variant) for each in (a, b))
+    first, second = (read_sample(each, metric=metric, variant=variant, column=column) for each in (a, b))
+    _check_comparable(first, second, metric)
     difference = second.mean - first.mean
+    moderated = _moderated(first, second)
+    effect = effect_of(first, second) if metric.endswith("val_loss") else None
     if first.sd is None or second.sd is None or first.sd == second.sd == 0:
-        return Comparison(first, second, difference, None, None, None, None)
+        return Comparison(first, second, difference, None, None, None, None, moderated, effect)
     from scipy import stats  # a quarter of a second that a study without comparisons does not need
 
     found = stats.ttest_ind(second.values, first.values, equal_var=False)
     low, high = found.confidence_interval(0.95)
-    return Comparison(
-        first,
-        second,
-        difference,
-        float(found.statistic),
-        float(found.df),
-        float(found.pvalue),
-        (float(low), float(high)),
+    welch = (float(found.statistic), float(found.df), float(found.pvalue), (float(low), float(high)))
+    return Comparison(first, second, difference, *welch, moderated, effect)
+
+
+def against(
+    source: Run | str | Sequence[float],
+    target: float,
+    *,
+    sigma: float | None = None,
+    alpha: float = 0.01,
+    metric: str = "final_val_loss",
+    variant: str | None = None,
+    column: str | None = None,
+) -> AgainstTarget:
+    """Test one sample's mean against a target, by its own SD or by a known one."""
+    sample = read_sample(source, metric=metric, variant=variant, column=column)
+    from podium.components.verdicts.target import against_target
+
+    test = against_target(sample.mean, sample.sd, len(sample.values), target, alpha=alpha, sigma=sigma)
+    statistic = test.statistic
+    if sigma is not None:
+        statistic = (target - sample.mean) * math.sqrt(len(sample.values))
+    return AgainstTarget(
+        sample,
+        target,
+        alpha,
+        sigma,
+        statistic,
+        None if sigma is None or test.statistic is None else -test.statistic,
+        None if test.degrees_of_freedom is None else int(test.degrees_of_freedom),
+        test.p,
+        passed=test.p is not None and test.p < alpha,
+        interval=None if test.upper is None else (2 * sample.mean - test.upper, test.upper),
     )
 
 
-def _sample(source: Run | str | Sequence[float], metric: str, variant: str | None) -> Sample:
-    if isinstance(source, Run):
-        return _of_run(source, metric, variant)
-    if not isinstance(source, str):
-        return _checked("values", source)
-    if Path(source).is_file():
-        folder, name = split_uri(source)
-        return _checked(source, _numbers(open_storage(folder).read_text(name), source))
-    return _of_run(Run.open(source), metric, variant)
+def plain_sample(sample: Sample) -> dict[str, Any]:
+    """A sample as plain data; its curves stay where they are."""
+    return {
+        "name": sample.name,
+        "n": len(sample.values),
+        "excluded": sample.excluded,
+        "mean": sample.mean,
+        "sd": sample.sd,
+        "values": list(sample.values),
+    }
 
 
-def _of_run(run: Run, metric: str, variant: str | None) -> Sample:
-    for stage in reversed(run.stages):
-        verdict = run.verdict(stage)
-        name = variant or (verdict.winner if verdict is not None else None)
-        trials = [trial for trial in run.trials(stage) if trial.variant.name == name]
-        try:
-            found = [getattr(result, metric) for trial in trials if (result := run.result(trial.key)) is not None]
-        except AttributeError:
-            raise UserError(Problem("metric", f"no result has {metric!r}")) from None
-        if any(value is not None for value in found):
-            return _checked(f"{run.id}/{stage}/{name}", [value for value in found if value is not None])
-    wanted = f"of variant {variant!r}" if variant else "of a winner"
-    raise UserError(f"run {run.id} has no {metric} {wanted}")
+def _moderated(a: Sample, b: Sample) -> Moderated | None:
+    groups = {id(each): each for each in (a.values, b.values, *a.beside, *b.beside) if len(each) > 1}
+    degrees = sum(len(each) - 1 for each in groups.values())
+    squares = math.fsum((value - math.fsum(each) / len(each)) ** 2 for each in groups.values() for value in each)
+    if degrees < 1 or squares == 0:
+        return None
+    from scipy import stats
+
+    sd = math.sqrt(squares / degrees)
+    t = (b.mean - a.mean) / (sd * math.sqrt(1 / len(a.values) + 1 / len(b.values)))
+    return Moderated(t, degrees, 2 * float(stats.t.sf(abs(t), degrees)), sd, len(groups))
 
 
-def _numbers(text: str, source: str) -> list[float]:
-    try:
-        parsed = json.loads(text) if text.lstrip().startswith("[") else [float(line) for line in text.split()]
-        return [float(value) for value in parsed]
-    except (ValueError, TypeError):
-        raise UserError(Problem(source, "must be a JSON list of numbers, or one number a line")) from None
-
-
-def _checked(name: str, values: Sequence[float]) -> Sample:
-    if not values or not all(math.isfinite(value) for value in values):
-        raise UserError(Problem(name, f"must be at least one finite number, got {list(values)!r}"))
-    return Sample(name, tuple(float(value) for value in values))
+def _check_comparable(a: Sample, b: Sample, metric: str) -> None:
+    if metric in _TOKEN_LOSSES and a.tokenizers and b.tokenizers and a.tokenizers != b.tokenizers:
+        raise UserError(
+            Problem("metric", f"{metric} is a loss a token, and {a.name} and {b.name} have different tokenizers or "
+                              f"texts; compare final_bits_per_byte")
+        )  # fmt: skip
+    if metric.endswith("_seconds") and len(a.devices | b.devices) > 1:
+        kinds = ", ".join(sorted(a.devices | b.devices))
+        raise UserError(Problem("metric", f"times are compared only on one type of device, got {kinds}"))
 
 
 def _spread(sample: Sample) -> str:
-    return f" ± {sample.sd:.4f} (n={len(sample.values)})" if sample.sd is not None else " (n=1)"
+    left_out = f", {sample.excluded} left out" if sample.excluded else ""
+    spread = f" ± {sample.sd:.4f}" if sample.sd is not None else ""
+    return f"{spread} (n={len(sample.values)}{left_out})"

@@ -10,14 +10,14 @@ import typer
 from typer.core import TyperGroup
 
 import podium
-from podium.pipelines.cli import control, follow, planning, results, run, status, studies
+from podium.pipelines.cli import compare, control, follow, planning, results, run, status, studies
 from podium.pipelines.cli.console import Exit, result, say
 
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [studies.studies, studies.new, studies.validate],
     "Before a run": [planning.plan, planning.compile_pipeline],
     "Run": [run.run, planning.submit, control.cancel],
-    "Look": [status.status, status.list_runs, follow.logs, results.compare],
+    "Look": [status.status, status.list_runs, follow.logs, compare.compare],
     "Results": [results.report, results.export, results.sync],
     "Store": [control.gc],
 }

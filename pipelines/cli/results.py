@@ -1,4 +1,4 @@
-"""`podium report`, `export`, `compare` and `sync`: what a run left, for a reader, another tool, or MLflow."""
+"""`podium report`, `export` and `sync`: what a run left, for a reader, another tool, or MLflow."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from podium.pipelines.cli.console import result, result_json, stdout
+from podium.pipelines.cli.console import result
 from podium.pipelines.cli.find import all_runs, open_run
-from podium.pipelines.cli.options import Json, RunArgument, Store
+from podium.pipelines.cli.options import RunArgument, Store
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -80,74 +80,6 @@ def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
     path = to / "all_runs.csv"
     path.write_text(text, encoding="utf-8")
     return [path]
-
-
-def compare(
-    runs: Annotated[
-        list[str], typer.Argument(metavar="RUN…", help="Runs' folders, stores, ids in --store, or files of numbers.")
-    ],
-    metric: Annotated[str, typer.Option(help="What is compared: a figure of every trial's result.")] = "final_val_loss",
-    variant: Annotated[str | None, typer.Option(help="The variant to compare; by default each run's winner.")] = None,
-    store: Store = "runs",
-    as_json: Json = False,
-) -> None:
-    """Put runs side by side: state, winner, claim and what each cost; of two, their final figures by Welch's t test.
-
-    A file with a JSON list of numbers, or one number a line, can stand for a run.
-
-    Example: [b]podium compare runs/demo runs/other[/b]
-    """
-    from podium.components.verdicts.compare import compare as compare_figures
-
-    opened = {source: open_run(source, store) for source in runs if not Path(source).is_file()}
-    rows = [_row(run) for run in opened.values()]
-    found = None
-    if len(runs) == 2:
-        found = compare_figures(*(opened.get(source, source) for source in runs), metric=metric, variant=variant)
-    if as_json:
-        result_json({"runs": rows, "comparison": found.to_json() if found is not None else None})
-        return
-    if rows:
-        _print_rows(rows)
-    if found is not None:
-        result(str(found))
-
-
-def _print_rows(rows: list[dict[str, str | float | None]]) -> None:
-    from rich.table import Table
-
-    table = Table(*rows[0], box=None, pad_edge=False)
-    for row in rows:
-        cells = [
-            "–" if value is None else f"{value:.4f}" if isinstance(value, float) else value for value in row.values()
-        ]
-        table.add_row(*cells)
-    stdout().print(table)
-
-
-def _cell(value: str | float | None) -> str:
-    if value is None:
-        return "–"
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _row(run: Run) -> dict[str, str | float | None]:
-    verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
-    last = verdicts[-1] if verdicts else None
-    arms = {arm.variant: arm for arm in last.ranking} if last is not None else {}
-    winner = arms.get(last.winner or "") if last is not None else None
-    return {
-        "run": run.id,
-        "state": run.state(),
-        "stage": last.stage if last is not None else None,
-        "winner": last.winner if last is not None else None,
-        "claim": last.claim if last is not None else None,
-        "metric": last.metric if last is not None else None,
-        "mean": winner.mean if winner is not None else None,
-        "difference": winner.difference if winner is not None else None,
-        "p": winner.p if winner is not None else None,
-        "usd": run.spent_usd(),
-    }
 
 
 def sync(
