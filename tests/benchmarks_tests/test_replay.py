@@ -103,6 +103,18 @@ def test_ladder_spends_what_it_is_given(arms):
     assert np.mean(spent) == pytest.approx(given, rel=0.05)
 
 
+def test_short_screen_spends_what_it_is_given_and_trains_leaders_afresh(arms):
+    rng = np.random.default_rng(0)
+    given = (8 * 300 / STEPS + 2.5) * STEPS * TOKENS
+    spent = []
+    for _ in range(60):
+        own = World(draw_from(arms, 8, rng))
+        ladder_within(own, Design(1, 1, short_steps=300), int(given), rng)
+        spent.append(own.account.tokens)
+        assert {seed for (_, seed), trial in own._trials.items() if trial.look == STEPS} == {16}
+    assert np.mean(spent) == pytest.approx(given, rel=0.05)
+
+
 def test_truth_is_the_mean_of_all_seeds_and_halves_share_no_arm(arms):
     assert arms[0].truth == pytest.approx(np.mean([run.losses[-1] for run in arms[0].runs]))
     first, second = halves(arms)

@@ -1,8 +1,9 @@
-"""Podium's ladder on a draw: whole schedules only, decided by the product's `decide`.
+"""Podium's ladder on a draw, decided by the product's `decide`.
 
-Screen as many arms as the money reaches, each with its whole schedule, since ranks at a part of it do not carry over;
+Screen as many arms as the money reaches, each with its whole schedule, since ranks at a part of it hardly carry over;
 `within_margin` promotes; fresh seeds of the promoted and the baseline prove, and `best_mean` decides by them alone.
-Where the money does not reach beyond the screen, that is the only stage and its winner a candidate.
+Where the money does not reach beyond the screen, that is the only stage and its winner a candidate. For little money
+there is a short screen too: a fixed number of steps for every arm, whoever leads gets a whole run of a fresh seed.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import numpy as np
 
 from podium.components.verdicts.verdict import MoreTrials, Verdict
 
+from .data import TOKENS_PER_STEP
 from .opponents import ALPHA, Choice
 from .reader import World
 from .studies import BASELINE, answer, names, seeds_of, study_of
@@ -20,6 +22,8 @@ from .studies import BASELINE, answer, names, seeds_of, study_of
 PROOF_SEEDS_AT = 16
 """World's seed numbers from here on are the proof's: never one of the screen's."""
 MOST_PROOF_SEEDS = 32
+ANY_DISTANCE = 100.0
+"""A margin, nats, that leaves it to the number of arms who goes on."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,8 @@ class Design:
     proof_seeds: int = 5
     margin: float = 0.003
     """Within this of the leader, nats: about 2.5 SD of a seed."""
+    short_steps: int | None = None
+    """Steps of the screen where it is a short one, and the proof then no proof: one fresh seed, no baseline."""
 
     def __str__(self) -> str:
         """One line for a table."""
@@ -81,6 +87,8 @@ def ladder_within(world: World, design: Design, tokens: int, rng: np.random.Gene
     or seed that only a part of the money is left for is run with that part as its probability, so that over the draws
     the ladder spends what its opponent spends.
     """
+    if design.short_steps is not None:
+        return _short_screen(world, design.short_steps, tokens, rng)
     costs = [world.whole_tokens(arm) * design.screen_seeds for arm in range(world.arms)]
     paid, arms = 0, 0
     while arms < world.arms and _pays(tokens - paid, costs[arms], rng):
@@ -95,6 +103,29 @@ def ladder_within(world: World, design: Design, tokens: int, rng: np.random.Gene
         proof_seeds += 1
     paid_design = Design(design.screen_seeds, design.most, proof_seeds, design.margin)
     return ladder(world, paid_design, arms=arms)
+
+
+def _short_screen(world: World, steps: int, tokens: int, rng: np.random.Generator) -> Choice:
+    """So many steps of every arm, and a whole fresh run of as many leaders as the rest pays for: one at least."""
+    cost = steps * TOKENS_PER_STEP
+    whole = sum(world.whole_tokens(arm) for arm in range(world.arms)) / world.arms
+    arms = 1
+    while arms < world.arms and _pays(tokens - whole - arms * cost, cost, rng):
+        arms += 1
+    most, left = 1, tokens - arms * cost - whole
+    while most < arms and _pays(left, whole, rng):
+        left -= whole
+        most += 1
+    labels = [f"arm-{index:02d}" for index in range(arms)]
+    seeds, fresh = seeds_of("screen", 1), seeds_of("proof", 1)
+    study = study_of(
+        "within_margin", 1, "best_mean", 1, screen_margin=ANY_DISTANCE, screen_most=most, screen_tie_break="mean"
+    )
+    figures = {label: {seeds[0]: world.after_steps(arm, 0, steps)} for arm, label in enumerate(labels)}
+    screened = answer(study, "screen", figures, seeds)
+    assert isinstance(screened, Verdict)
+    finals = {ref.name: {fresh[0]: world.final(labels.index(ref.name), PROOF_SEEDS_AT)} for ref in screened.promoted}
+    return Choice(labels.index(_winner(answer(study, "proof", finals, fresh, [screened]))))
 
 
 def _pays(left: float, cost: float, rng: np.random.Generator) -> bool:

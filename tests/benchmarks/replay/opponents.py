@@ -67,11 +67,7 @@ def naive_top_1(world: World, rng: np.random.Generator) -> Choice:
 def constant_discard(world: World, rng: np.random.Generator, *, steps: int = 500, keep: int = 3) -> Choice:
     """The same number of steps for every arm, then the best three to their ends (Egele et al., arXiv 2404.04111)."""
     del rng
-    values = []
-    for arm in range(world.arms):
-        trial = world.trial(arm, 0)
-        share = min(1.0, steps / trial.total_steps)
-        values.append((trial.train_to(share).value(share), arm))
+    values = [(world.after_steps(arm, 0, steps), arm) for arm in range(world.arms)]
     kept = [arm for _, arm in sorted(values)[:keep]]
     return Choice(min(kept, key=lambda arm: world.final(arm, 0)))
 

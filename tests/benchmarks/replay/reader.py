@@ -122,6 +122,12 @@ class World:
             self._trials[key] = Trial(recorded.runs[self._draw.runs[arm, seed]], recorded.total_steps, self.account)
         return self._trials[key]
 
+    def after_steps(self, arm: int, seed: int, steps: int) -> float:
+        """The value of a trial after so many steps, or at its end if that is sooner."""
+        trial = self.trial(arm, seed)
+        share = min(1.0, steps / trial.total_steps)
+        return trial.train_to(share).value(share)
+
     def final(self, arm: int, seed: int) -> float:
         """The final value of a trial, trained to its end."""
         return self.trial(arm, seed).train_to(1.0).value()

@@ -137,6 +137,8 @@ def _units(nats: float) -> float:
 
 def _settings(out: Outcome, name: str) -> str:
     design = out.designs[name]
+    if design.short_steps is not None:
+        return f"{design.short_steps} steps of all, then whole runs"
     if np.mean(out.matched[name].share) <= design.screen_seeds / 5 * 1.001:
         return f"{design.screen_seeds} seed of the arms it pays for"
     return (

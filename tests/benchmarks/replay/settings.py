@@ -15,8 +15,11 @@ CANDIDATES = tuple(
     for most in (1, 2, 3, 5)
     for proof_seeds in (3, 5)
 )
-MATCHED = tuple(Design(screen_seeds, most) for screen_seeds in (1, 2) for most in (1, 2, 3, 5))
-"""Where the money is given, what is left of it says how many seeds the proof has."""
+MATCHED = (
+    *(Design(screen_seeds, most) for screen_seeds in (1, 2) for most in (1, 2, 3, 5)),
+    *(Design(1, 1, short_steps=steps) for steps in (250, 500, 1000)),
+)
+"""Where the money is given, what is left of it says how many seeds the proof has, or whom a short screen promotes."""
 GOOD_ENOUGH_NATS = 0.0001
 """A fifth of δ: regret above the full grid's that the ladder may have to be cheap."""
 
