@@ -28,6 +28,8 @@ def outcome_of(
         device=result.versions.device if result.versions else None,
         tokenizer=tokenizer,
         cost_usd=result.cost_usd,
+        time_to_target_seconds=finite(result.time_to_target_seconds),
+        training_seconds=finite(result.training_seconds),
         reused_from=reused_from,
     )
 

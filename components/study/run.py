@@ -29,7 +29,7 @@ from podium.components.study.selection import Selection, is_selected
 from podium.components.study.stage_trials import Trial, stage_trials
 from podium.components.study.state import exit_code, run_state, status_of
 from podium.components.study.trials import dataset_config, stage_seeds
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.verdicts.verdict import Amendment, StageResults, TrialOutcome, VariantRef, Verdict
 from podium.trainer.config import RunSpec
 from podium.trainer.data.prepare import data_fingerprint
 from podium.trainer.errors import NotFoundError
@@ -239,13 +239,15 @@ class Run:
         if selection is not None:
             base = baseline(self.study)
             refs = [ref for ref in refs if is_selected(self.study, ref, selection, base)]
+        amendments = self.amendments(stage)
         return StageResults(
             stage=stage,
             variants=refs,
-            seeds=stage_seeds(self.study, stage),
+            seeds=[*stage_seeds(self.study, stage), *(seed for each in amendments for seed in each.seeds)],
             outcomes=outcomes,
             spent_usd=self.spent_usd(),
             previous=[verdict for name in self.stages[:index] if (verdict := self.verdict(name)) is not None],
+            amendments=amendments,
         )
 
     def is_complete(self, stage: str) -> bool:
@@ -284,9 +286,11 @@ class Run:
 
     def write_verdict(self, verdict: Verdict) -> None:
         """Write a stage's verdict and its ledger entry."""
+        amendments = verdict.results.amendments if verdict.results is not None else []
         self.ledger.append(
             "verdict",
-            f"{verdict.stage}/{verdict.decision}",
+            # a stage is decided once, and once more after each amendment
+            "/".join([verdict.stage, verdict.decision, *([str(len(amendments))] if amendments else [])]),
             decision=verdict.decision,
             reason=verdict.reason,
             promoted=[ref.name for ref in verdict.promoted],
@@ -295,6 +299,11 @@ class Run:
             not_chosen=verdict.not_chosen,
         )
         self.storage.write_json(layout.verdict_key(verdict.stage), verdict.model_dump(mode="json"))
+
+    def amendments(self, stage: str) -> list[Amendment]:
+        """What people changed about a stage after the plan was fixed, in order."""
+        entries = [entry for entry in self.ledger.entries("amendment") if entry.data["stage"] == stage]
+        return [Amendment.model_validate(entry.data["amendment"]) for entry in entries]
 
     def read_json(self, key: str) -> Any | None:
         """An object of the run's folder, or None where it is not there."""

@@ -40,7 +40,8 @@ def stage_trials(
 ) -> Iterator[Trial]:
     """The trials of these variants, seed by seed, the baseline first; the stage's own seeds where none are given.
 
-    `data` is the fingerprint of each variant's dataset. A baseline with a recorded figure for the stage is not run.
+    A variant with repeats has further seeds, which follow the last one. `data` is the fingerprint of each variant's
+    dataset. A baseline with a recorded figure for the stage is not run.
     Raises ConfigError naming the variant and the field.
     """
     declared, control = study.stages[stage], study.baseline.variant
@@ -57,8 +58,12 @@ def stage_trials(
             references += (TrialKey(stage, control, seed),)
             config = configs[control].model_copy(update={"seed": seed})
             reference_prints.append(trial_fingerprint(config, data[control], run_id=own_run))
-    for seed in seeds or stage_seeds(study, stage):
+    first = list(seeds or stage_seeds(study, stage))
+    further = range(max(first) + 1, max(first) + 1 + len(first) * (max((ref.repeats for ref in refs), default=1) - 1))
+    for index, seed in enumerate([*first, *further]):
         for ref in refs:
+            if index >= len(first) * ref.repeats:
+                continue
             config = configs[ref.name].model_copy(update={"seed": seed})
             killable = ref.name != control
             fingerprint = trial_fingerprint(

@@ -10,14 +10,15 @@ import typer
 from typer.core import TyperGroup
 
 import podium
-from podium.pipelines.cli import compare, control, follow, planning, results, run, status, studies
+from podium.pipelines.cli import amend, compare, control, follow, planning, results, run, status, studies, verify
 from podium.pipelines.cli.console import Exit, result, say
 
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [studies.studies, studies.new, studies.validate],
     "Before a run": [planning.plan, planning.compile_pipeline],
     "Run": [run.run, planning.submit, control.cancel],
-    "Look": [status.status, status.list_runs, follow.logs, compare.compare],
+    "Decide": [amend.approve, amend.override, amend.extend],
+    "Look": [status.status, status.list_runs, follow.logs, compare.compare, verify.verify],
     "Results": [results.report, results.export, results.sync],
     "Store": [control.gc],
 }
