@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import zlib
 
 import numpy as np
@@ -12,6 +13,7 @@ from tests.benchmarks.replay.ladder import Design, ladder, ladder_within
 from tests.benchmarks.replay.opponents import OWN
 from tests.benchmarks.replay.reader import Account, PeekError, Trial, World, draw_from
 from tests.benchmarks.replay.report import beaten_by, table
+from tests.benchmarks.replay.schedulers import schedulers
 
 STEPS = 900
 TOKENS = 524_288
@@ -156,3 +158,21 @@ def test_a_replay_of_two_draws_gives_a_row_to_each_policy(arms):
     assert all(f"| {name} |" in text for name in ("Podium's ladder", *opponents))
     assert out.policies["full grid, 5 seeds"].share == [1.0, 1.0]
     assert "full grid, 5 seeds" not in beaten_by(out)
+
+
+def test_without_optuna_its_opponents_are_refused_in_words(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(SystemExit, match=r"need Optuna .*--no-optuna"):
+        schedulers()
+
+
+def test_optunas_schedulers_train_some_arms_to_the_end_and_prune_the_rest(arms):
+    pytest.importorskip("optuna", reason="the benchmarks' extra is not installed")
+    draw = draw_from(arms, 8, np.random.default_rng(2))
+    for name, policy in schedulers().items():
+        own = World(draw)
+        choice = policy(own, np.random.default_rng(0))
+        looks = {trial.look for trial in own._trials.values()}
+        assert looks <= {100, 300, 900}, name
+        assert {100, 900} <= looks, name
+        assert own.trial(choice.arm, 0).look == STEPS

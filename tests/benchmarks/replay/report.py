@@ -12,6 +12,18 @@ from .intervals import bootstrap, paired
 DELTA = 0.0005
 """A difference that does not matter, nats."""
 MATCH = 0.05
+LABELS = {
+    "random": (0, 8, "center"),
+    "successive halving": (0, 10, "center"),
+    "naive top-1": (7, 3, "left"),
+    "ASHA (Optuna)": (8, -3, "left"),
+    "constant discard": (8, -9, "left"),
+    "one full seed each": (-8, -3, "right"),
+    LADDER: (0, 11, "center"),
+    "F-race": (4, 9, "right"),
+    "full grid, 5 seeds": (-4, 9, "left"),
+}
+"""Where a name stands, in points from its mark, so that it lies on no other."""
 
 
 def table(out: Outcome) -> str:
@@ -95,7 +107,8 @@ def plot(out: Outcome, path: Path) -> None:
         axes.annotate(
             name,
             (float(np.mean(record.share)), _units(np.mean(record.regret))),
-            xytext=(7, 5),
+            xytext=LABELS.get(name, (7, 5))[:2],
+            ha=LABELS[name][2] if name in LABELS else "left",
             textcoords="offset points",
             fontsize=8,
             color="#0b5fa5" if own else "#444444",
@@ -106,9 +119,12 @@ def plot(out: Outcome, path: Path) -> None:
     axes.plot(x, y, color="#0b5fa5", linewidth=1.2, marker=".", label="the ladder at each opponent's compute")
     axes.axhline(DELTA * 1e4, color="#999999", linewidth=0.8, linestyle=":", label="δ = 0.0005 nats")
     axes.set_xscale("log")
-    axes.set_yscale("symlog", linthresh=0.5)
-    axes.set_ylim(bottom=-0.05)
-    axes.set_xlim(0.01, 2)
+    axes.set_xticks([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1], ["1 %", "2 %", "5 %", "10 %", "20 %", "50 %", "100 %"])
+    axes.set_xticks([], minor=True)
+    axes.set_yscale("symlog", linthresh=1)
+    axes.set_yticks([0, 0.5, 1, 2, 5, 10, 20, 50], ["0", "0.5", "1", "2", "5", "10", "20", "50"])
+    axes.set_ylim(-0.1, 100)
+    axes.set_xlim(0.009, 3)
     axes.set_xlabel("tokens, share of the five-seed grid's")
     axes.set_ylabel("regret, 10⁻⁴ nats")
     axes.legend(frameon=False, fontsize=8, loc="upper right")
