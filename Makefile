@@ -33,8 +33,8 @@ demo: setup ## The smoke study from data to registered champion, in runs/demo (a
 test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 cores)
 	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster"
 
-smoke: setup ## Whole smoke studies, which are timed, then crash runs (about 25 minutes on 2 cores)
-	$(PYTEST) -m slow tests/smoke/test_whole_study.py
+smoke: setup ## Whole smoke studies, then runs killed at random instants (about 25 minutes on 2 cores)
+	$(PYTEST) -m slow -rP tests/smoke/test_whole_study.py
 	$(PYTEST) -m slow -n 2 --dist worksteal --ignore tests/smoke/test_whole_study.py
 
 lint: setup ## ruff, mypy --strict and the import layers
