@@ -7,12 +7,11 @@ from typing import Any
 
 from podium.components.study.cost import Cost, run_usd, stage_cost, total
 from podium.components.study.design import baseline, variants
-from podium.components.study.promotion import TopPerAxis
+from podium.components.study.plan_warnings import pivot_costs, warnings_of
+from podium.components.study.promoted import Counted, go_on
 from podium.components.study.schema import Price, Study
 from podium.components.study.selection import Selection, check_selection, is_selected
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
-from podium.trainer.stop_checks import meaning_of
-from podium.trainer.units import format_count, format_usd
 
 CORPUS_TOKENS = {"wikitext-2": 2_400_000}
 """Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
@@ -107,7 +106,7 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
         hours=total([shakedown.hours, *(stage.hours for stage in stages), evaluation.hours]),
         gpu_hours=total([shakedown.gpu_hours, *(stage.gpu_hours for stage in stages), evaluation.gpu_hours]),
         usd=usd,
-        usd_worst=usd,
+        usd_worst=total([usd, *(cost for _, cost in pivot_costs(study, names))]),
         usd_naive=naive,
         saving=1 - usd / naive if usd is not None and naive else None,
         budget_usd=limit,
@@ -117,7 +116,7 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
         evaluation=evaluation,
         branches=_branches(study, stages, shakedown, evaluation, usd),
         requests=[_request(study, name, selection) for name in names],
-        warnings=_warnings(study, names, stages, usd),
+        warnings=warnings_of(study, names, stages, usd),
     )
 
 
@@ -125,21 +124,15 @@ def _arms(study: Study, selection: Selection) -> dict[str, tuple[int, int]]:
     """Stage → the fewest and the most variants that are trained; a baseline with a recorded figure is not."""
     base = baseline(study)
     fewest = most = sum(is_selected(study, ref, selection, base) for ref in variants(study))
-    has_baseline = True
     counts: dict[str, tuple[int, int]] = {}
-    stages = list(study.stages)
-    for index, name in enumerate(stages):
-        recorded = int(has_baseline and name in study.baseline.recorded)
-        counts[name] = (max(0, fewest - recorded), max(0, most - recorded))
-        policy = study.stages[name].promotion
-        if isinstance(policy, TopPerAxis):
-            axes = 1 if selection.axis is not None else len(study.axes)
-            most = min(most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)
-            fewest, has_baseline = 1, policy.keep_baseline
-        elif policy.policy == "best_mean":
-            following = stages[index + 1 : index + 2]
-            has_baseline = bool(following) and following[0] not in study.baseline.recorded
-            fewest, most = 1, min(most, 1 + int(has_baseline))
+    here = Counted(fewest, most, True)
+    axes = 1 if selection.axis is not None else len(study.axes)
+    spent = _side_cost(study, study.shakedown.price, next(iter(study.stages)), 1).usd
+    for name in study.stages:
+        recorded = int(here.has_baseline and name in study.baseline.recorded)
+        counts[name] = (max(0, here.fewest - recorded), max(0, here.most - recorded))
+        spent = total([spent, stage_cost(study, name, counts[name][1]).usd])
+        here = go_on(study, name, here, axes=axes, spent=spent)
     return counts
 
 
@@ -210,7 +203,10 @@ def _branches(
         last = (stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds
         parts.append(None if evaluation.usd is None else evaluation.usd * last / arms)
         found.append(branch("fewest finalists", total(parts)))
-    return [*found, branch("every finalist", usd)]
+    found.append(branch("every finalist", usd))
+    for name, cost in pivot_costs(study, [stage.name for stage in stages]):
+        found.append(branch(f"pivot in {name}", total([usd, cost])))
+    return found
 
 
 def _request(study: Study, name: str, selection: Selection) -> dict[str, Any]:
@@ -225,31 +221,3 @@ def _request(study: Study, name: str, selection: Selection) -> dict[str, Any]:
         "cpu": resources.cpu,
         "memory": resources.memory,
     }
-
-
-def _warnings(study: Study, names: list[str], stages: list[StagePlan], usd: float | None) -> list[str]:
-    found = []
-    limit = study.budget.usd
-    for planned in stages:
-        stage = study.stages[planned.name]
-        if stage.stop.kill is not None:
-            found += [f"{planned.name}: kill rule: {sentence}" for sentence in meaning_of(stage.stop.kill, None)]
-        if stage.proof and planned.seeds < 2:
-            found.append(f"{planned.name}: one seed never proves; its verdict will name a candidate")
-        if planned.usd is None:
-            found.append(f"{planned.name}: a price per hour without minutes_per_run, so its cost is unknown")
-        if stage.resources.gpus_per_trial and stage.price == Price():
-            found.append(f"{planned.name}: asks for GPUs and names no price, so it counts as $0")
-        if planned.passes is not None and planned.passes >= 2:
-            found.append(
-                f"{planned.name}: {format_count(planned.tokens / max(planned.trials, 1))} tokens are about "
-                f"{planned.passes:.0f} passes over the training text"
-            )
-        if not planned.affordable and planned.usd_so_far is not None and limit is not None:
-            found.append(
-                f"{planned.name} is not affordable: needs {format_usd(planned.usd_so_far)} with what comes before, "
-                f"the budget is {format_usd(limit)}"
-            )
-    if limit is not None and usd is not None and usd > limit and all(stage.affordable for stage in stages):
-        found.append(f"the evaluation is not affordable: needs {format_usd(usd)}, the budget is {format_usd(limit)}")
-    return found

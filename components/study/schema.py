@@ -116,6 +116,17 @@ class Price(Section):
         return self
 
 
+class Expected(Section):
+    """What a proof is planned on: with it `podium plan` says how likely the proof succeeds."""
+
+    gap: float = Field(gt=0)
+    """How much better the winner is expected to be, in the metric's unit."""
+    sigma: float = Field(gt=0)
+    """SD over seeds, in the same unit."""
+    source: str
+    """Where they come from: a past run, a paper."""
+
+
 class Stage(Section):
     """A budget, seeds, resources, stop rules and one promotion policy."""
 
@@ -138,6 +149,7 @@ class Stage(Section):
     approval: Literal["none", "required"] = "none"
     proof: bool = False
     """A stage whose verdict may prove the winner: fresh seeds, nothing reused from other runs."""
+    expected: Expected | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from podium.components.study.cost import stage_cost, total
+from podium.components.study.cost import total
+from podium.components.study.promoted import usd_to_end
 from podium.components.study.promotion import Metric, Pivot
 from podium.components.study.schema import Study
 from podium.components.verdicts.ranking import Arm
@@ -69,7 +70,7 @@ def pivot(
     following = next_best(study, results)
     if following is None:
         return NoPivot("no pivot: the stage before ranked nobody else")
-    needed = total([results.spent_usd, stage_cost(study, results.stage, 1).usd])
+    needed = total([results.spent_usd, usd_to_end(study, results.stage, 1)])
     limit = study.budget.usd
     if limit is not None and needed is not None and needed > limit + 1e-9:
         return NoPivot(

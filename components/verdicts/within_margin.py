@@ -14,7 +14,8 @@ import math
 
 from scipy import stats
 
-from podium.components.study.cost import stage_cost, total
+from podium.components.study.cost import total
+from podium.components.study.promoted import payable, usd_to_end
 from podium.components.study.promotion import WithinMargin
 from podium.components.study.schema import Study
 from podium.components.verdicts.claims import with_baseline
@@ -35,12 +36,12 @@ def within_margin(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
     limits = {arm.name: policy.margin + _widening(policy, noise, arm, leader) for arm in order}
     near = [arm for arm in order if not arm.is_baseline and arm.mean - leader.mean <= limits[arm.name]]
     near, note = _by_spread(near, leader, policy)
-    payable = affordable(study, results, len(near), keep_baseline=policy.keep_baseline)
-    chosen = near[: min(policy.most, payable)]
+    paid = _payable(study, results, policy, len(near))
+    chosen = near[: min(policy.most, paid)]
     names = {arm.name for arm in chosen}
     notes = [note] if note else []
-    if payable < min(policy.most, len(near)):
-        notes.append(f"{payable} of {min(policy.most, len(near))} can be paid in the next stage")
+    if paid < min(policy.most, len(near)):
+        notes.append(f"{paid} of {min(policy.most, len(near))} can be paid to the end of the study")
     verdict = Verdict(
         stage=results.stage,
         policy=policy.policy,
@@ -61,27 +62,20 @@ def within_margin(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
             "degrees_of_freedom": noise.degrees_of_freedom if noise else 0,
             "limits": limits,
         },
-        not_chosen={
-            arm.name: _why(arm, leader, limits, near, policy, payable) for arm in arms if arm.name not in names
-        },
+        not_chosen={arm.name: _why(arm, leader, limits, near, policy, paid) for arm in arms if arm.name not in names},
         notes=notes,
     )
     return verdict.model_copy(update={"reason": _sentence(study, results, policy, verdict, order, near, limits)})
 
 
-def affordable(study: Study, results: StageResults, most: int, *, keep_baseline: bool) -> int:
-    """How many variants the next stage can be paid for, up to `most`, with the baseline if it has to be run."""
+def _payable(study: Study, results: StageResults, policy: WithinMargin, most: int) -> int:
+    """How many variants the next stage can be paid for, with the baseline if it has to be run, and those after it."""
     stages = list(study.stages)
     following = stages[stages.index(results.stage) + 1 :][:1]
-    limit = study.budget.usd
-    if not following or limit is None:
+    if not following:
         return most
-    base = len(with_baseline(study, results, [])) if keep_baseline else 0
-    for arms in range(most, 0, -1):
-        needed = total([results.spent_usd, stage_cost(study, following[0], arms + base).usd])
-        if needed is None or needed <= limit + 1e-9:
-            return arms
-    return 0
+    joins = policy.keep_baseline and bool(with_baseline(study, results, []))
+    return payable(study, following[0], results.spent_usd, most, baseline=joins)
 
 
 def _promoted(study: Study, results: StageResults, policy: WithinMargin, chosen: list[Arm]) -> list[VariantRef]:
@@ -117,7 +111,7 @@ def _by_spread(near: list[Arm], leader: Arm, policy: WithinMargin) -> tuple[list
     )
 
 
-def _why(arm: Arm, leader: Arm, limits: dict[str, float], near: list[Arm], policy: WithinMargin, payable: int) -> str:
+def _why(arm: Arm, leader: Arm, limits: dict[str, float], near: list[Arm], policy: WithinMargin, paid: int) -> str:
     if arm.why_not:
         return arm.why_not
     behind = arm.mean - leader.mean
@@ -125,7 +119,7 @@ def _why(arm: Arm, leader: Arm, limits: dict[str, float], near: list[Arm], polic
         return "the baseline is what the others are compared with"
     if arm not in near:
         return f"{behind:.4f} behind {leader.name}, more than {limits[arm.name]:.4f}"
-    if payable < policy.most and near.index(arm) >= payable:
+    if paid < policy.most and near.index(arm) >= paid:
         return f"within {limits[arm.name]:.4f} of {leader.name}, but the budget does not pay for it"
     return f"within {limits[arm.name]:.4f} of {leader.name}, but at most {policy.most} go on"
 
@@ -152,7 +146,8 @@ def _sentence(
     stages = list(study.stages)
     following = stages[stages.index(results.stage) + 1]
     others = len(with_baseline(study, results, [])) if policy.keep_baseline else 0
-    needed = total([results.spent_usd, stage_cost(study, following, 1 + others).usd])
+    needed = total([results.spent_usd, usd_to_end(study, following, 1 + others)])
     assert needed is not None
     limit = study.budget.usd or 0.0
-    return f"stop: budget: {following} with one variant needs {format_usd(needed)}, the budget is {format_usd(limit)}"
+    what = f"one variant from {following} to the end needs {format_usd(needed)}"
+    return f"stop: budget: {what}, the budget is {format_usd(limit)}"

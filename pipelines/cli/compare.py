@@ -46,7 +46,7 @@ def compare(
     from podium.components.verdicts.compare import compare as compare_figures
 
     _check(target, sigma, alpha)
-    opened = {source: open_run(source, store) for source in runs if not _is_figures(source)}
+    opened = {source: open_run(source, store) for source in runs if not is_figures(source)}
     rows = [_row(run) for run in opened.values()]
     sources: list[Run | str] = [opened.get(source, source) for source in runs]
     found, tests = None, []
@@ -91,7 +91,8 @@ def _check(target: float | None, sigma: float | None, alpha: float) -> None:
         raise UserError(problems)
 
 
-def _is_figures(source: str) -> bool:
+def is_figures(source: str) -> bool:
+    """Whether the source is a file of figures or a speedrun folder, not a run of ours."""
     path = Path(source)
     return path.is_file() or (path / "results.jsonl").is_file()
 

@@ -105,11 +105,11 @@ def test_what_the_budget_does_not_pay_does_not_go_on(ladder: Study, stage_of: Ma
         study = ladder.model_copy(update={"budget": ladder.budget.model_copy(update={"usd": usd})})
         return verdict_of(study, stage_of(study, "screen", SCREEN, spent_usd=16.0))
 
-    assert names(at(106)) == ["two", "one", "baseline"]  # 16 + 3 arms x 3 seeds x $10
-    assert names(at(105)) == ["two", "baseline"]
-    stopped = at(75)
+    assert names(at(306)) == ["two", "one", "baseline"]  # 16 + 3 arms x 3 seeds x $10 + 2 x 5 x $20
+    assert names(at(305)) == ["two", "baseline"]
+    stopped = at(275)
     assert stopped.decision == "stop"
-    assert "needs $76" in stopped.reason
+    assert "needs $276" in stopped.reason
 
 
 def test_a_leading_baseline_with_nobody_near_is_a_stop(ladder: Study, stage_of: Make) -> None:
@@ -297,7 +297,7 @@ WORSE = {"baseline": [3.30, 3.31, 3.32], "one": [3.30, 3.32, 3.33]}
 
 
 def test_a_variant_that_does_not_hold_gives_way_to_the_next_best(ladder: Study, stage_of: Make) -> None:
-    study = pivoting(ladder, 76.0)
+    study = pivoting(ladder, 276.0)
     answer = decide(study, failed(study, stage_of, WORSE))
     assert isinstance(answer, MoreTrials)
     assert (answer.kind, [ref.name for ref in answer.variants]) == ("pivot", ["two"])
@@ -309,10 +309,10 @@ def test_a_variant_that_does_not_hold_gives_way_to_the_next_best(ladder: Study, 
 
 
 def test_a_pivot_that_cannot_be_paid_is_a_stop_that_says_what_it_needs(ladder: Study, stage_of: Make) -> None:
-    study = pivoting(ladder, 75.0)
+    study = pivoting(ladder, 275.0)
     verdict = verdict_of(study, failed(study, stage_of, WORSE))
     assert verdict.decision == "stop"
-    assert verdict.reason.startswith("stop: budget: a pivot to two needs $76")
+    assert verdict.reason.startswith("stop: budget: a pivot to two needs $276")
 
 
 def test_only_a_futile_variant_gives_way_where_that_is_declared(ladder: Study, stage_of: Make) -> None:

@@ -1,0 +1,90 @@
+"""How many variants a policy lets go on, the fewest and the most, and what the way to the end costs with them.
+
+What may go on is capped by money: a second variant is worth nothing if the stages after can then not be paid.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from podium.components.study.cost import run_usd, stage_cost, total
+from podium.components.study.promotion import (
+    BeatsBaseline,
+    BestMean,
+    FastestToTarget,
+    ReachesTarget,
+    RefineRegion,
+    TopPerAxis,
+    WithinMargin,
+)
+from podium.components.study.schema import Study
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Variants that take part in a stage, the baseline included."""
+
+    fewest: int
+    most: int
+    has_baseline: bool
+
+
+def go_on(study: Study, stage: str, here: Counted, *, axes: int | None = None, spent: float | None = None) -> Counted:
+    """Who takes part in the stage after this one.
+
+    `axes` is how many of the study's axes are selected, all by default; `spent` caps by the budget what may go on.
+    """
+    policy = study.stages[stage].promotion
+    stages = list(study.stages)
+    following = stages[stages.index(stage) + 1 :][:1]
+    needs_baseline = bool(following) and following[0] not in study.baseline.recorded
+    if isinstance(policy, TopPerAxis):
+        axes = len(study.axes) if axes is None else axes
+        most = min(here.most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)
+        return Counted(1, most, policy.keep_baseline)
+    if isinstance(policy, BestMean):
+        return Counted(1, min(here.most, 1 + int(needs_baseline)), needs_baseline)
+    if isinstance(policy, WithinMargin | BeatsBaseline):
+        joins = int(needs_baseline and policy.keep_baseline)
+        most = min(max(1, here.most - int(here.has_baseline)), policy.most)
+        if isinstance(policy, WithinMargin) and following and spent is not None:
+            most = max(1, payable(study, following[0], spent, most, baseline=bool(joins)))
+        return Counted(1 + joins, most + joins, bool(joins))
+    if isinstance(policy, ReachesTarget):
+        return Counted(1, 1, False)
+    if isinstance(policy, FastestToTarget):
+        return Counted(1, min(here.most, policy.top), False)
+    if isinstance(policy, RefineRegion):
+        return Counted(policy.trials - policy.slack, policy.trials + policy.slack, False)
+    return here
+
+
+def payable(study: Study, stage: str, spent: float, most: int, *, baseline: bool) -> int:
+    """How many variants the stage can be paid for, up to `most`, so that the stages after it can be paid too."""
+    limit = study.budget.usd
+    for arms in range(most, 0, -1):
+        needed = total([spent, usd_to_end(study, stage, arms + int(baseline))])
+        if limit is None or needed is None or needed <= limit + 1e-9:
+            return arms
+    return 0
+
+
+def usd_to_end(study: Study, stage: str, arms: int) -> float | None:
+    """Dollars of a stage with this many arms, and of what comes after with the fewest; None where one is unknown."""
+    stages = list(study.stages)
+    parts: list[float | None] = []
+    here = Counted(arms, arms, False)
+    for name in stages[stages.index(stage) :]:
+        recorded = int(here.has_baseline and name in study.baseline.recorded)
+        parts.append(stage_cost(study, name, here.fewest - recorded).usd)
+        here = go_on(study, name, here)
+    gpus = study.stages[stages[-1]].resources.gpus_per_trial
+    parts.append(run_usd(study.evaluation.price, max(gpus, 1)))
+    return total(parts)
+
+
+def pivots(study: Study, stage: str) -> int:
+    """Variants that a stage may try besides."""
+    policy = study.stages[stage].promotion
+    rule = policy.pivot if isinstance(policy, BeatsBaseline | ReachesTarget) else None
+    return rule.most if rule is not None else 0
