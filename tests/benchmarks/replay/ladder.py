@@ -90,11 +90,12 @@ def ladder_within(world: World, design: Design, tokens: int, rng: np.random.Gene
     if design.short_steps is not None:
         return _short_screen(world, design.short_steps, tokens, rng)
     costs = [world.whole_tokens(arm) * design.screen_seeds for arm in range(world.arms)]
-    paid, arms = 0, 0
-    while arms < world.arms and _pays(tokens - paid, costs[arms], rng):
+    # a study has a baseline, so the first arm is always paid for; where that was more than there is, a part of the
+    # money for the second would spend too much on the whole
+    paid, arms = costs[0], 1
+    while arms < world.arms and _pays(tokens - paid, costs[arms], rng if arms > 1 else None):
         paid += costs[arms]
         arms += 1
-    arms = max(1, arms)  # a study has a baseline
     # who is promoted is not known yet: a seed of the proof costs an average arm's for each
     per_seed = sum(costs) / len(costs) / design.screen_seeds * (design.most + 1)
     proof_seeds, left = 0, tokens - paid
@@ -128,8 +129,8 @@ def _short_screen(world: World, steps: int, tokens: int, rng: np.random.Generato
     return Choice(labels.index(_winner(answer(study, "proof", finals, fresh, [screened]))))
 
 
-def _pays(left: float, cost: float, rng: np.random.Generator) -> bool:
-    return left >= cost or (left > 0 and rng.random() < left / cost)
+def _pays(left: float, cost: float, rng: np.random.Generator | None) -> bool:
+    return left >= cost or (rng is not None and left > 0 and rng.random() < left / cost)
 
 
 def _winner(verdict: Verdict | MoreTrials) -> str:
