@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from podium.components.study.cost import stage_cost
 from podium.components.study.design import experiments, variants
 from podium.components.study.fingerprint import canonical_hash
+from podium.components.study.policy_checks import policy_problems
 from podium.components.study.schema import NAME, Study
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
 from podium.components.verdicts.verdict import VariantRef
@@ -26,7 +27,7 @@ def check_study(study: Study) -> list[Problem]:
     problems = [*_names(study), *_design(study), *_seeds(study), *_baseline(study)]
     if problems:
         return problems  # the rest would stumble over the same things
-    return [*_configs(study), *_budget(study)]
+    return [*_configs(study), *_budget(study), *policy_problems(study)]
 
 
 def _names(study: Study) -> Iterator[Problem]:

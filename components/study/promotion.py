@@ -159,12 +159,19 @@ class RefineRegion(Policy):
     """Fields varied on a logarithmic scale."""
     multiple_of: dict[str, float] = {}
     """Field → its values are multiples of this."""
-    bounds: dict[str, tuple[float, float]] = {}
-    """Field → least and largest value that the design may use."""
+    bounds: dict[str, list[float]] = {}
+    """Field → [least, largest] value that the design may use."""
     by: Literal["restricted_mean", "par2", "median"] = "restricted_mean"
     """How times to target rank the variants; other metrics rank by their mean."""
     horizon_seconds: Seconds | None = Field(default=None, gt=0)
     """As in fastest_to_target."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for field, pair in self.bounds.items():
+            if len(pair) != 2 or not pair[0] < pair[1]:
+                raise ValueError(f"bounds of {field} must be [least, largest], got {pair}")
+        return self
 
 
 Promotion = Annotated[

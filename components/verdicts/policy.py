@@ -13,9 +13,12 @@ from podium.components.study.schema import Stage, Study
 from podium.components.verdicts.amendments import amended
 from podium.components.verdicts.beats_baseline import beats_baseline
 from podium.components.verdicts.best_mean import best_mean
+from podium.components.verdicts.fastest_to_target import fastest_to_target
+from podium.components.verdicts.if_affordable import if_affordable
 from podium.components.verdicts.rank_correlation import rank_correlation
-from podium.components.verdicts.ranking import Arm, arms_of, counts, ranked, summaries
+from podium.components.verdicts.ranking import MISSING, Arm, arms_of, counts, ranked, summaries
 from podium.components.verdicts.reaches_target import reaches_target
+from podium.components.verdicts.refine_region import refine_region
 from podium.components.verdicts.top_per_axis import top_per_axis
 from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
 from podium.components.verdicts.within_margin import within_margin
@@ -42,25 +45,41 @@ def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
 
 def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -> str:
     """Why no verdict is possible; empty if one is."""
+    policy = stage.promotion.policy
     control = next((arm for arm in arms if arm.is_baseline), None)
-    if control is not None and control.why_not and results.stage not in study.baseline.recorded:
+    needs_baseline = policy not in _WITHOUT_BASELINE and results.stage not in study.baseline.recorded
+    if needs_baseline and control is not None and control.why_not:
         return f"no baseline: {control.name} has no figure to compare with ({control.why_not})"
-    if control is None and stage.promotion.policy == "top_per_axis" and results.stage not in study.baseline.recorded:
+    if needs_baseline and control is None and policy == "top_per_axis":
         return f"no baseline: {study.baseline.variant}, a value of every axis, takes no part in the stage"
     broken = sum(status == Status.BROKEN for arm in arms for status in arm.statuses.values())
     if broken > stage.max_broken:
         return f"not enough results: {broken} broken {_trials(broken)}, the stage allows {stage.max_broken}"
-    able = ranked(arms)
-    if not able:
+    by_time = stage.promotion.metric == "time_to_target_seconds"
+    # a miss has no value, but it says something
+    able = [arm for arm in arms if arm.n or not _says_nothing(arm)] if by_time else ranked(arms)
+    if not able and not (policy == "if_affordable" and _unpaid(arms)):
         return f"not enough results: none of {len(arms)} arms has a value for {stage.min_seeds} seeds"
     names = {arm.name for arm in able}
     tokenizers = {outcome.tokenizer for outcome in results.outcomes if outcome.variant in names}
-    if stage.promotion.policy != "always" and stage.promotion.metric != "final_bits_per_byte" and len(tokenizers) > 1:
+    devices = sorted({o.device for o in results.outcomes if o.variant in names and o.device is not None})
+    if by_time and len(devices) > 1:
+        return f"not comparable: times on {len(devices)} types of device ({', '.join(devices)})"
+    if policy not in _UNRANKED and stage.promotion.metric != "final_bits_per_byte" and len(tokenizers) > 1:
         return (
             f"not comparable: {stage.promotion.metric} is a loss a token, and the arms have {len(tokenizers)} "
             f"different tokenizers or texts; rank by final_bits_per_byte"
         )
     return ""
+
+
+def _says_nothing(arm: Arm) -> bool:
+    return all(status in (MISSING, Status.BROKEN, Status.NOT_RUN_BUDGET) for status in arm.statuses.values())
+
+
+def _unpaid(arms: list[Arm]) -> bool:
+    statuses = [status for arm in arms for status in arm.statuses.values()]
+    return bool(statuses) and all(status == Status.NOT_RUN_BUDGET for status in statuses)
 
 
 def _stop(stage: Stage, results: StageResults, arms: list[Arm], reason: str) -> Verdict:
@@ -114,6 +133,10 @@ def _trials(n: int) -> str:
     return "trial" if n == 1 else "trials"
 
 
+_UNRANKED = ("always", "if_affordable")
+"""Policies that compare nothing."""
+_WITHOUT_BASELINE = ("if_affordable", "fastest_to_target", "refine_region")
+"""Policies that decide without a baseline."""
 _POLICIES: dict[str, Decision] = {
     "always": _always,
     "top_per_axis": top_per_axis,
@@ -121,4 +144,7 @@ _POLICIES: dict[str, Decision] = {
     "within_margin": within_margin,
     "beats_baseline": beats_baseline,
     "reaches_target": reaches_target,
+    "if_affordable": if_affordable,
+    "fastest_to_target": fastest_to_target,
+    "refine_region": refine_region,
 }
