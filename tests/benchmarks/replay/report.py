@@ -8,10 +8,10 @@ import numpy as np
 
 from .evaluate import LADDER, Outcome
 from .intervals import bootstrap, paired
+from .settings import MATCH
 
 DELTA = 0.0005
 """A difference that does not matter, nats."""
-MATCH = 0.05
 LABELS = {
     "random": (0, 8, "center"),
     "successive halving": (0, 10, "center"),

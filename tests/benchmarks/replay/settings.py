@@ -20,6 +20,8 @@ MATCHED = (
     *(Design(1, 1, short_steps=steps) for steps in (250, 500, 1000)),
 )
 """Where the money is given, what is left of it says how many seeds the proof has, or whom a short screen promotes."""
+MATCH = 0.05
+"""How much more than its opponent the ladder may spend for its compute to be matched."""
 GOOD_ENOUGH_NATS = 0.0001
 """A fifth of δ: regret above the full grid's that the ladder may have to be cheap."""
 
@@ -28,7 +30,7 @@ def fix(arms: list[RecordedArm], opponents: dict[str, Opponent], k: int, seed: i
     """The design of the ladder itself (`ladder`), and one for each opponent's compute, by its name.
 
     The ladder itself is the cheapest candidate whose regret is within a fifth of δ of the full grid's; at a given
-    compute it is the design with the least regret, of equal ones the first.
+    compute it is the design with the least regret that keeps to it (+5 %), of equal ones the first.
     """
     rng = np.random.default_rng([seed, 1])
     draws_ = [draw_from(arms, k, rng) for _ in range(draws)]
@@ -43,18 +45,18 @@ def fix(arms: list[RecordedArm], opponents: dict[str, Opponent], k: int, seed: i
     grid = float(np.mean(regrets["full grid, 5 seeds"]))
     found: dict[str, Design] = {"ladder": _cheapest(draws_, grid)}
     for name in opponents:
-        means = []
+        rows = []
         for design in MATCHED:
-            rngs = [np.random.default_rng([seed, 3, number]) for number in range(draws)]
-            means.append(
-                np.mean(
-                    [
-                        _regret(draw, ladder_within(World(draw), design, tokens, own).arm)
-                        for draw, tokens, own in zip(draws_, spent[name], rngs, strict=True)
-                    ]
-                )
+            worlds = [World(draw) for draw in draws_]
+            regret = np.mean(
+                [
+                    _regret(draw, ladder_within(world, design, tokens, np.random.default_rng([seed, 3, number])).arm)
+                    for number, (draw, world, tokens) in enumerate(zip(draws_, worlds, spent[name], strict=True))
+                ]
             )
-        found[name] = MATCHED[int(np.argmin(means))]
+            if sum(world.account.tokens for world in worlds) <= (1 + MATCH) * sum(spent[name]):
+                rows.append((float(regret), design))
+        found[name] = min(rows, key=lambda row: row[0])[1]
     return found
 
 
