@@ -66,7 +66,7 @@ def _register(run: Run, verdict: Verdict, winner: Finalist, tracking_uri: str) -
     alias = CHAMPION if verdict.proven else CANDIDATE
     tags = lineage(run, verdict, winner)
     version = _existing(registry, name, tags) or log_version(run, winner, tracking_uri, tags)
-    displaced = _displaced(registry, name, alias, version)
+    displaced = _displaced(registry, name, alias, version, tags)
     registry.set_registered_model_alias(name, alias, version)
     return {
         "variant": winner.variant,
@@ -118,20 +118,36 @@ def lineage(run: Run, verdict: Verdict, winner: Finalist) -> dict[str, str]:
 
 def _existing(registry: Any, name: str, tags: Mapping[str, str]) -> str | None:
     """The version that an earlier attempt at this very registration made, if it came so far."""
-    identity = ("podium.run_id", "podium.variant", "podium.seed", "podium.fingerprint")
+    # the reason tells an amended verdict from the one before: each has a version with its own lineage
+    identity = ("podium.run_id", "podium.variant", "podium.seed", "podium.fingerprint", "podium.reason")
     for version in registry.search_model_versions(f"name = '{name}'"):
         if all(version.tags.get(key) == tags[key] for key in identity):
             return str(version.version)
     return None
 
 
-def _displaced(registry: Any, name: str, alias: str, version: str) -> dict[str, Any] | None:
-    """The version that had the alias before this one, if any: noted on this one before it takes the alias."""
+def _displaced(registry: Any, name: str, alias: str, version: str, tags: Mapping[str, str]) -> dict[str, Any] | None:
+    """The version that had the alias before this one, if any: noted on this one before it takes the alias.
+
+    With the difference in the metric, below 0 if this one is better; None where the two do not compare, by another
+    metric or on other data.
+    """
     noted = registry.get_model_version(name, version).tags.get(f"podium.displaced_{alias}")
     before = noted or registry.get_registered_model(name).aliases.get(alias)
     if before is None or str(before) == version:
         return None
+    theirs = registry.get_model_version(name, str(before)).tags
+    difference = _difference(tags, theirs)
     if noted is None:
         registry.set_model_version_tag(name, version, f"podium.displaced_{alias}", str(before))
-    tags = registry.get_model_version(name, str(before)).tags
-    return {"version": str(before), **{key: tags.get(f"podium.{key}") for key in ("run_id", "variant", "value")}}
+        registry.set_model_version_tag(name, version, f"podium.displaced_{alias}_difference", repr(difference))
+    kept = {key: theirs.get(f"podium.{key}") for key in ("run_id", "variant", "value")}
+    return {"version": str(before), **kept, "difference": difference}
+
+
+def _difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> float | None:
+    alike = all(ours.get(f"podium.{key}") == theirs.get(f"podium.{key}") for key in ("metric", "data_fingerprint"))
+    values = [tags.get("podium.value", "None") for tags in (ours, theirs)]
+    if not alike or "None" in values:
+        return None
+    return float(values[0]) - float(values[1])

@@ -9,11 +9,12 @@ of the margin that each arm's own variance would. One arm: one-sided Student's t
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 from podium.components.study.design import baseline
 from podium.components.study.promotion import BestMean
 from podium.components.study.schema import Study
+from podium.components.verdicts.claims import claim_of, doubts_of_proof
 from podium.components.verdicts.ranking import Arm, Pooled, pooled, ranked, summaries
 from podium.components.verdicts.significance import better_than_control, difference_interval
 from podium.components.verdicts.verdict import ArmSummary, StageResults, VariantRef, Verdict
@@ -36,8 +37,6 @@ def best_mean(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
         notes.append("not proven: " + "; ".join(doubts))
     if any(arm.is_baseline and not arm.why_not for arm in arms) and winner.is_baseline:
         notes.append("nothing beat the baseline")
-    reused = _reuses_selection_seeds(results)
-    claim: Literal["proven", "candidate", "exploratory"] = "proven" if proven else "candidate"
     return Verdict(
         stage=results.stage,
         policy="best_mean",
@@ -47,7 +46,7 @@ def best_mean(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
         promoted=_promoted(study, results, winner),
         winner=winner.name,
         proven=proven,
-        claim="exploratory" if reused else claim,
+        claim=claim_of(results, proven=proven),
         metric=policy.metric,
         ranking=table,
         test=test,
@@ -136,15 +135,9 @@ def _doubts(
     row: ArmSummary,
 ) -> list[str]:
     """Every reason for which the winner is not proven; none if it is."""
-    doubts = []
     if winner.is_baseline:
         return ["the winner is the baseline"]
-    if not study.stages[results.stage].proof:
-        doubts.append("the stage is not a proof")
-    if _reuses_selection_seeds(results):
-        doubts.append("its seeds chose the candidates")
-    if any(outcome.reused_from for outcome in results.outcomes):
-        doubts.append("a result was taken from another run")
+    doubts = doubts_of_proof(study, results, [winner, *([control] if control is not None else [])])
     if control is None:
         return [*doubts, str(test["why"])]
     if winner.n < 2 or control.n < 2:
@@ -154,11 +147,6 @@ def _doubts(
     elif row.p is None or row.p >= policy.alpha:
         doubts.append(f"p = {row.p:.3g} is not under alpha = {policy.alpha:g}" if row.p is not None else "no p")
     return doubts
-
-
-def _reuses_selection_seeds(results: StageResults) -> bool:
-    used = {seed for verdict in results.previous if verdict.results for seed in verdict.results.seeds}
-    return bool(used & set(results.seeds))
 
 
 def _promoted(study: Study, results: StageResults, winner: Arm) -> list[VariantRef]:

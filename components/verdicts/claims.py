@@ -15,7 +15,9 @@ from podium.components.study.design import baseline
 from podium.components.study.schema import Study
 from podium.components.verdicts.ranking import MISSING, Arm
 from podium.components.verdicts.verdict import StageResults, VariantRef
+from podium.trainer.result import Status
 
+_MACHINES = (MISSING, Status.BROKEN, Status.CANCELLED, Status.NOT_RUN_BUDGET)
 Claim = Literal["proven", "candidate", "exploratory"]
 
 
@@ -37,6 +39,10 @@ def doubts_of_proof(study: Study, results: StageResults, arms: Iterable[Arm]) ->
                 f"{missing} of {len(arm.statuses)} declared trials of {arm.name} have no result: "
                 f"a look before the end proves nothing"
             )
+        # a machine that broke says nothing of the variant; a run to the end without a figure does
+        empty = [s for s, status in arm.statuses.items() if s not in arm.values and status not in _MACHINES]
+        if empty:
+            doubts.append(f"seed {empty[0]} of {arm.name} ended without a finite value")
     return doubts
 
 

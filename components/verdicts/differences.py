@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from scipy import stats
+from scipy import special
 
 from podium.components.study.promotion import BeatsBaseline
 from podium.components.study.schema import Recorded
-from podium.components.verdicts.noise import noise_of_difference
+from podium.components.verdicts.noise import Pool, noise_of_difference
 from podium.components.verdicts.ranking import Arm
 from podium.components.verdicts.significance import better_than_control, difference_interval
 from podium.components.verdicts.target import holm
@@ -43,7 +43,8 @@ def compare_arms(
     elif policy.paired:
         compared = [_paired(arm, control, policy) for arm in others]
     else:
-        compared = [_unpaired(arm, control, order, policy) for arm in others]
+        pool = Pool.of(order)
+        compared = [_unpaired(arm, control, pool, policy) for arm in others]
     if control is not None and len(others) > 1 and all(each.method == "pooled" for each in compared):
         sizes = [arm.n for arm in others]
         return [
@@ -56,10 +57,10 @@ def compare_arms(
     return [replace(each, p=adjusted.get(each.arm.name)) for each in compared]
 
 
-def _unpaired(arm: Arm, control: Arm, order: list[Arm], policy: BeatsBaseline) -> Compared:
+def _unpaired(arm: Arm, control: Arm, pool: Pool, policy: BeatsBaseline) -> Compared:
     difference = arm.mean - control.mean
     worse = tuple(seed for seed, value in sorted(arm.values.items()) if value >= control.mean)
-    noise = noise_of_difference(arm, control, order, policy.variance)
+    noise = noise_of_difference(arm, control, pool, policy.variance)
     if noise is None:
         return Compared(arm, difference, "none", worse_seeds=worse)
     return _tested(arm, difference, noise.method, noise.error, noise.degrees_of_freedom, worse, policy)
@@ -110,7 +111,7 @@ def _tested(
         error,
         degrees,
         statistic,
-        float(stats.t.sf(statistic, degrees)),
+        float(special.stdtr(degrees, -statistic)),
         difference_interval(difference, error, degrees, policy.alpha),
         worse,
     )

@@ -14,7 +14,7 @@ from podium.components.study.promotion import FastestToTarget, RefineRegion
 from podium.components.study.schema import Study
 from podium.components.verdicts.claims import reuses_selection_seeds
 from podium.components.verdicts.ranking import Arm, summaries
-from podium.components.verdicts.survival import Times, horizon_of, summarise, time_of
+from podium.components.verdicts.survival import Time, Times, horizon_of, summarise, time_of
 from podium.components.verdicts.verdict import ArmSummary, StageResults, Verdict
 
 
@@ -57,10 +57,14 @@ def arm_times(
 ) -> tuple[dict[str, Times], float]:
     """Each arm's times, of those with `min_seeds` seeds that say something; and the horizon in seconds."""
     horizon = policy.horizon_seconds or horizon_of(results.outcomes)
+    by_arm: dict[str, list[Time]] = {}
+    for outcome in sorted(results.outcomes, key=lambda outcome: (outcome.variant, outcome.seed)):
+        time = time_of(outcome, horizon)
+        if time is not None:
+            by_arm.setdefault(outcome.variant, []).append(time)
     found = {}
     for arm in arms:
-        own = [outcome for outcome in results.outcomes if outcome.variant == arm.name]
-        known = [time for outcome in own if (time := time_of(outcome, horizon)) is not None]
+        known = by_arm.get(arm.name, [])
         if len(known) >= study.stages[results.stage].min_seeds:
             found[arm.name] = summarise(known, horizon)
     return found, horizon

@@ -13,12 +13,13 @@ the level, less than the pooling of unequal variances does.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Self
 
-from scipy import stats
+from scipy import special
 
-from podium.components.verdicts.ranking import Arm, pooled
+from podium.components.verdicts.ranking import Arm
 
 GUARD_LEVEL = 0.10
 """Two-sided level at which an arm's variance counts as different from the others'."""
@@ -36,34 +37,50 @@ class Noise:
     """The pooled SD; None for Welch's."""
 
 
-def noise_of_difference(arm: Arm, control: Arm, arms: Sequence[Arm], variance: str = "guarded") -> Noise | None:
-    """The noise of `arm` minus `control`, pooled over `arms` (both among them); None where nothing estimates it.
+@dataclass(frozen=True)
+class Pool:
+    """The variance of all arms together, from which each can be set apart."""
+
+    squares: float
+    degrees_of_freedom: int
+
+    @classmethod
+    def of(cls, arms: Iterable[Arm]) -> Self:
+        """Over these arms."""
+        able = [arm for arm in arms if arm.n]
+        return cls(math.fsum(arm.squares for arm in able), sum(arm.n - 1 for arm in able))
+
+    @property
+    def sd(self) -> float | None:
+        """None where no arm has two seeds."""
+        return math.sqrt(self.squares / self.degrees_of_freedom) if self.degrees_of_freedom > 0 else None
+
+    def differs(self, arm: Arm) -> bool:
+        """Whether the arm's variance differs from that of the other arms together."""
+        degrees = self.degrees_of_freedom - (arm.n - 1)
+        if arm.n < 2 or degrees < 1:
+            return False
+        own, others = arm.squares, max(0.0, self.squares - arm.squares)
+        if own == 0 or others <= 1e-12 * self.squares:
+            return own > 0 or others > 0
+        ratio = (own / (arm.n - 1)) / (others / degrees)
+        upper = float(special.fdtrc(arm.n - 1, degrees, ratio))
+        return 2 * min(upper, 1 - upper) < GUARD_LEVEL
+
+
+def noise_of_difference(arm: Arm, control: Arm, pool: Pool, variance: str = "guarded") -> Noise | None:
+    """The noise of `arm` minus `control`, both among the arms of `pool`; None where nothing estimates it.
 
     `variance` is guarded, pooled or welch.
     """
     welch = _welch(arm, control)
     if variance == "welch":
         return welch
-    shared = pooled(arms)
-    if shared is None or shared.sd == 0:
+    if not pool.sd:
         return None
-    if variance == "guarded" and welch is not None and (differs(arm, arms) or differs(control, arms)):
+    if variance == "guarded" and welch is not None and (pool.differs(arm) or pool.differs(control)):
         return welch
-    error = shared.sd * math.sqrt(1 / arm.n + 1 / control.n)
-    return Noise(error, shared.degrees_of_freedom, "pooled", shared.sd)
-
-
-def differs(arm: Arm, arms: Sequence[Arm]) -> bool:
-    """Whether the arm's variance differs from that of the other arms together."""
-    others = pooled(other for other in arms if other.name != arm.name)
-    if others is None or arm.n < 2:
-        return False
-    own = arm.squares / (arm.n - 1)
-    if own == 0 or others.sd == 0:
-        return own > 0 or others.sd > 0
-    ratio = own / others.sd**2
-    upper = float(stats.f.sf(ratio, arm.n - 1, others.degrees_of_freedom))
-    return 2 * min(upper, 1 - upper) < GUARD_LEVEL
+    return Noise(pool.sd * math.sqrt(1 / arm.n + 1 / control.n), pool.degrees_of_freedom, "pooled", pool.sd)
 
 
 def _welch(arm: Arm, control: Arm) -> Noise | None:

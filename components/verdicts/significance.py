@@ -50,7 +50,7 @@ def difference_interval(
     difference: float, error: float, degrees_of_freedom: float, alpha: float
 ) -> tuple[float, float]:
     """Two-sided 1 - 2·alpha interval of a difference of means, for this arm alone (not adjusted for the others)."""
-    half = float(stats.t.ppf(1 - alpha, degrees_of_freedom)) * error
+    half = -float(special.stdtrit(degrees_of_freedom, alpha)) * error
     return difference - half, difference + half
 
 

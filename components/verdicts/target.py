@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from scipy import stats
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,10 @@ def against_target(
         return TargetTest(None, None, None, None, None)
     error = spread / math.sqrt(n)
     statistic = (mean - target) / error
-    law = stats.norm() if sigma is not None else stats.t(n - 1)
-    upper = mean + float(law.isf(alpha)) * error
-    return TargetTest(statistic, None if sigma is not None else n - 1, float(law.cdf(statistic)), error, upper)
+    degrees = None if sigma is not None else n - 1
+    p = special.ndtr(statistic) if degrees is None else special.stdtr(degrees, statistic)
+    quantile = special.ndtri(alpha) if degrees is None else special.stdtrit(degrees, alpha)
+    return TargetTest(statistic, degrees, float(p), error, mean - float(quantile) * error)
 
 
 def holm(p_values: dict[str, float]) -> dict[str, float]:

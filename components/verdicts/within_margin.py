@@ -33,12 +33,14 @@ def within_margin(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
     assert isinstance(policy, WithinMargin)
     order = ranked(arms)
     leader, noise = order[0], _noise(policy, order)
-    limits = {arm.name: policy.margin + _widening(policy, noise, arm, leader) for arm in order}
+    quantile = _quantile(policy, noise)
+    limits = {arm.name: policy.margin + _widening(quantile, noise, arm, leader) for arm in order}
     near = [arm for arm in order if not arm.is_baseline and arm.mean - leader.mean <= limits[arm.name]]
     near, note = _by_spread(near, leader, policy)
     paid = _payable(study, results, policy, len(near))
     chosen = near[: min(policy.most, paid)]
     names = {arm.name for arm in chosen}
+    places = {arm.name: place for place, arm in enumerate(near)}
     notes = [note] if note else []
     if paid < min(policy.most, len(near)):
         notes.append(f"{paid} of {min(policy.most, len(near))} can be paid to the end of the study")
@@ -62,7 +64,7 @@ def within_margin(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
             "degrees_of_freedom": noise.degrees_of_freedom if noise else 0,
             "limits": limits,
         },
-        not_chosen={arm.name: _why(arm, leader, limits, near, policy, paid) for arm in arms if arm.name not in names},
+        not_chosen={arm.name: _why(arm, leader, limits, places, policy, paid) for arm in arms if arm.name not in names},
         notes=notes,
     )
     return verdict.model_copy(update={"reason": _sentence(study, results, policy, verdict, order, near, limits)})
@@ -87,12 +89,18 @@ def _noise(policy: WithinMargin, order: list[Arm]) -> Pooled | None:
     return Pooled(policy.sigma, 0) if policy.sigma is not None else pooled(order)
 
 
-def _widening(policy: WithinMargin, noise: Pooled | None, arm: Arm, leader: Arm) -> float:
-    if policy.alpha is None or noise is None or arm is leader:
+def _quantile(policy: WithinMargin, noise: Pooled | None) -> float:
+    if policy.alpha is None or noise is None:
         return 0.0
-    known = policy.sigma is not None
-    quantile = stats.norm.isf(policy.alpha) if known else stats.t.isf(policy.alpha, noise.degrees_of_freedom)
-    return float(quantile) * noise.sd * math.sqrt(1 / arm.n + 1 / leader.n)
+    if policy.sigma is not None:
+        return float(stats.norm.isf(policy.alpha))
+    return float(stats.t.isf(policy.alpha, noise.degrees_of_freedom))
+
+
+def _widening(quantile: float, noise: Pooled | None, arm: Arm, leader: Arm) -> float:
+    if noise is None or arm is leader:
+        return 0.0
+    return quantile * noise.sd * math.sqrt(1 / arm.n + 1 / leader.n)
 
 
 def _by_spread(near: list[Arm], leader: Arm, policy: WithinMargin) -> tuple[list[Arm], str]:
@@ -101,7 +109,8 @@ def _by_spread(near: list[Arm], leader: Arm, policy: WithinMargin) -> tuple[list
     if policy.tie_break == "mean" or len(tied) < 2 or any(arm.sd is None for arm in tied):
         return near, ""
     tied.sort(key=lambda arm: (arm.sd, arm.mean, arm.name))
-    ordered = [*tied, *(arm for arm in near if arm not in tied)]
+    first_names = {arm.name for arm in tied}
+    ordered = [*tied, *(arm for arm in near if arm.name not in first_names)]
     if ordered[0] is near[0]:
         return ordered, ""
     first = ordered[0]
@@ -111,15 +120,17 @@ def _by_spread(near: list[Arm], leader: Arm, policy: WithinMargin) -> tuple[list
     )
 
 
-def _why(arm: Arm, leader: Arm, limits: dict[str, float], near: list[Arm], policy: WithinMargin, paid: int) -> str:
+def _why(
+    arm: Arm, leader: Arm, limits: dict[str, float], places: dict[str, int], policy: WithinMargin, paid: int
+) -> str:
     if arm.why_not:
         return arm.why_not
     behind = arm.mean - leader.mean
     if arm.is_baseline:
         return "the baseline is what the others are compared with"
-    if arm not in near:
+    if arm.name not in places:
         return f"{behind:.4f} behind {leader.name}, more than {limits[arm.name]:.4f}"
-    if paid < policy.most and near.index(arm) >= paid:
+    if paid < policy.most and places[arm.name] >= paid:
         return f"within {limits[arm.name]:.4f} of {leader.name}, but the budget does not pay for it"
     return f"within {limits[arm.name]:.4f} of {leader.name}, but at most {policy.most} go on"
 

@@ -191,8 +191,11 @@ def test_only_what_is_proven_becomes_champion_and_what_it_displaces_is_recorded(
     with_verdict(run, proven=True, claim="proven", winner="fast")
     run.storage.delete("registration.json")
     register(run.id, run.store_uri)
+    difference = registration(run)["value"] - first["value"]
     displaced = {"version": "1", "run_id": run.id, "variant": "baseline", "value": repr(first["value"])}
+    displaced["difference"] = difference
     assert registration(run)["displaced"] == displaced
+    assert difference != 0
     run.storage.delete("registration.json")
     register(run.id, run.store_uri)
     assert registration(run)["displaced"] == displaced, "also when the first attempt was cut off after the alias"
