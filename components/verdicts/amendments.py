@@ -44,7 +44,10 @@ def amended(stage: Stage, results: StageResults, verdict: Verdict) -> Verdict:
 def _exploratory(verdict: Verdict, note: str) -> Verdict:
     claim = "exploratory" if verdict.decision == "promote" else verdict.claim
     notes = [*verdict.notes, f"exploratory: {note}"]
-    return verdict.model_copy(update={"proven": False, "claim": claim, "notes": notes})
+    reason = verdict.reason
+    if verdict.proven:
+        reason = f"{reason.replace('; proven', '; shown')}, but exploratory: {note}"
+    return verdict.model_copy(update={"proven": False, "claim": claim, "notes": notes, "reason": reason})
 
 
 def _baseline(verdict: Verdict) -> str:

@@ -115,6 +115,8 @@ def test_an_extended_stage_has_fresh_seeds_and_is_decided_again(podium, make_run
     verdict = decide(run.study, run.results("proof"))
     assert (verdict.winner, verdict.proven, verdict.claim) == ("rate-0.01", False, "exploratory")
     assert verdict.ranking[0].n == 4
+    assert "proven" not in verdict.reason
+    assert "exploratory" in verdict.reason
     assert any("extended by the seeds 54, 55" in note for note in verdict.notes)
     run.write_verdict(verdict)
     assert json.loads(podium("extend", run.uri, "--seeds", "1", "--because", "more", "--json").stdout)["seeds"] == [56]
@@ -167,3 +169,25 @@ def test_a_run_that_is_going_on_is_not_amended(podium, make_run):
         refused = podium("override", run.uri, "--promote", "baseline", "--because", "x")
     assert refused.exit_code == 2
     assert "going on" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_same_command_goes_on_after_approval_and_after_an_extension(podium, study, text):
+    study.write_text(text.replace("combine: false}", "combine: false}\n    approval: required", 1))
+    assert podium("run", study, "--store", "s").exit_code == 5
+    assert podium("approve", "s").exit_code == 0
+    ended = podium("run", study, "--store", "s")
+    assert ended.exit_code == 0, ended.output
+    first = json.loads(podium("status", "s", "--json").stdout)["champion"]
+    assert podium("extend", "s", "--seeds", "1", "--because", "surer").exit_code == 0
+    ended = podium("run", study, "--store", "s")
+    assert ended.exit_code == 0, ended.output
+    run = Run.open("s")
+    verdict = run.verdict("proof")
+    assert verdict.results.seeds == [52, 53, 54]
+    assert verdict.claim == "exploratory"
+    champion = json.loads(podium("status", "s", "--json").stdout)["champion"]
+    assert (champion["alias"], first["alias"]) == ("candidate", "champion" if first["proven"] else "candidate")
+    for stage in run.stages:
+        verified = podium("verify", run.storage.local_path(f"verdicts/{stage}.json"))
+        assert verified.exit_code == 0, verified.output
