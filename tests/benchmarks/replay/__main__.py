@@ -35,12 +35,13 @@ def main() -> None:
     parser.add_argument(
         "--swap", action="store_true", help="fix on the half that is otherwise reported, and report the other"
     )
+    parser.add_argument("--split", type=int, help="random halves of this number, instead of every other arm by name")
     parser.add_argument("--no-optuna", action="store_true", help="leave out ASHA and Hyperband")
     parser.add_argument("--out", type=Path, help="folder for replay.json and replay.svg")
     given = parser.parse_args()
 
     opponents = OWN | ({} if given.no_optuna else schedulers())
-    fixed_on, reported = halves(load(given.data))
+    fixed_on, reported = halves(load(given.data), given.split)
     if given.swap:
         fixed_on, reported = reported, fixed_on
     designs = fix(fixed_on, opponents, given.arms, given.seed, given.fix_draws)

@@ -69,11 +69,15 @@ def load(path: Path = DEFAULT) -> list[RecordedArm]:
     return arms
 
 
-def halves(arms: list[RecordedArm]) -> tuple[list[RecordedArm], list[RecordedArm]]:
+def halves(arms: list[RecordedArm], split: int | None = None) -> tuple[list[RecordedArm], list[RecordedArm]]:
     """The arms that settings are fixed on, and those that are reported.
 
     Every other arm by name, which starts with the date in the speedrun's data: both halves hold early and late work.
+    `split` gives random halves instead, another pair for each number.
     """
+    if split is not None:
+        order = np.random.default_rng([split, 7]).permutation(len(arms))
+        arms = [arms[index] for index in order]
     return arms[0::2], arms[1::2]
 
 
