@@ -78,7 +78,7 @@ def test_a_live_holder_is_named_at_once(store: Storage) -> None:
     begin = time.monotonic()
     with pytest.raises(InUseError, match=rf"^run demo-1234 is in use by process {holder.pid} on "):
         lease(store).acquire()
-    assert time.monotonic() - begin < 1
+    assert time.monotonic() - begin < 5
     holder.kill()
     holder.wait()
 
@@ -91,7 +91,7 @@ def test_a_killed_holder_of_this_machine_is_dead_without_waiting(store: Storage)
     assert not is_live(store)
     with Lease(store, interval=30.0) as held:  # a patience of minutes would be seen
         assert store.read_json("lease.json")["holder"] == held.token
-    assert time.monotonic() - begin < 5
+    assert time.monotonic() - begin < 20
     assert store.list() == []
 
 

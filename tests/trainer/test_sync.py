@@ -289,7 +289,7 @@ def test_a_refused_connection_costs_seconds_and_no_exception(folder: Storage, ex
     write(folder, lines(1, 5))
     began = time.monotonic()
     assert sync_run(folder, "http://127.0.0.1:9", experiment, run_name="r") is None
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 60
 
 
 def test_a_server_that_lets_us_wait_is_left_alone_for_twice_as_long(

