@@ -405,13 +405,13 @@ def test_the_clock_leaves_slow_evaluation_out(tmp_path, tiny_spec, monkeypatch):
     evaluate = loop.evaluate_loss
 
     def slow(*arguments, **options):
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.5)
         return evaluate(*arguments, **options)
 
     monkeypatch.setattr(loop, "evaluate_loss", slow)
     result = train(tiny_spec(), open_storage(str(tmp_path)))
-    assert result.evaluation_seconds > 0.8
-    assert result.training_seconds < 0.6
+    assert result.evaluation_seconds > 2
+    assert result.training_seconds < 2
 
 
 def test_leftovers_of_a_killed_writer_are_removed(tmp_path, tiny_spec):
