@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import podium
 from podium.components.study import layout
 from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
-from podium.components.study.load import dump_study
 from podium.components.study.schema import Study
 from podium.components.study.trials import datasets
 from podium.components.study.yaml_text import dump_yaml, parse_yaml
@@ -35,7 +33,7 @@ class Registered:
     study: Study
     study_hash: str
     sha256: str
-    """Of the resolved study's text."""
+    """Of the resolved study as it was written, by `canonical_hash`."""
     datasets: Mapping[str, str]
     """Key of a dataset's config → its fingerprint."""
     trainer: str
@@ -65,17 +63,17 @@ def register_run(store_uri: str, study: Study, submitted: str, *, new: bool) -> 
         identity = following
     if new and store.exists(f"{layout.run_key(identity)}/{layout.STUDY}"):
         identity = _following(study, fingerprints, again)
-    text = dump_study(study)
+    resolved = study.model_dump(mode="json")
     record = {
         "format_version": 1,
         "run_id": identity,
         "study_hash": study_hash(study),
-        "sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "sha256": canonical_hash(resolved),
         "podium": podium.__version__,
         "trainer": trainer_digest(),
         "created": round(time.time(), 3),
         "datasets": fingerprints,
-        "study": study.model_dump(mode="json"),
+        "study": resolved,
         "submitted": submitted,
     }
     store.create(f"{layout.run_key(identity)}/{layout.STUDY}", dump_yaml(record).encode())
@@ -95,7 +93,8 @@ def read_registered(store: Storage, identity: str) -> Registered:
     except NotFoundError:
         raise UserError(f"no run {identity!r} in {store.uri}") from None
     study = Study.model_validate(data["study"])
-    if hashlib.sha256(dump_study(study).encode()).hexdigest() != data["sha256"]:
+    # over what was written, not over what this version makes of it: a field that came since has changed nothing
+    if canonical_hash(data["study"]) != data["sha256"]:
         raise StorageError(f"{join_uri(store.uri, key)}: was changed after the run began; its sha256 does not match")
     return Registered(
         run_id=data["run_id"],
