@@ -17,7 +17,6 @@ def evaluate(run: str, store: str, launcher: str, gpus: str) -> str:
         Names of the variants that have been evaluated, joined by commas.
     """
     from podium.components.evaluate.step import evaluate as evaluate_finalists
-
     from podium.components.step_process import step_process
 
     with step_process("evaluate"):

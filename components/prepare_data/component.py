@@ -20,7 +20,6 @@ def prepare_data(study: str, profile: str, store: str, budget: str, gpus: str, l
         Id of the run.
     """
     from podium.components.prepare_data.step import prepare
-
     from podium.components.step_process import step_process
 
     with step_process("prepare_data"):

@@ -15,7 +15,6 @@ def register(run: str, store: str) -> str:
         The registered model, as `models:/<name>@<alias>`.
     """
     from podium.components.register.step import register as register_winner
-
     from podium.components.step_process import step_process
 
     with step_process("register"):

@@ -32,7 +32,6 @@ def select(
     from pathlib import Path
 
     from podium.components.select.step import select as decide_stage
-
     from podium.components.step_process import step_process
 
     with step_process("select"):
