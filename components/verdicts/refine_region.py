@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from podium.components.study.promotion import RefineRegion
@@ -109,7 +110,11 @@ def design_of(region: Region, policy: RefineRegion) -> tuple[str, list[Planned],
     ]
     centre = {f.field: f.at(0) if f.numeric else region.best[f.field] for f in region.factors}
     details = {"resolution": design.resolution, "core": design.core, "aliases": list(design.aliases)}
-    return design.kind, _filled(region, points, centre, policy.trials), details, region
+    filled = _filled(region, points, centre, policy.trials)
+    if not any(name == "best" for name, _, _ in filled):
+        note = f"the best point is left out: with it the factors would correlate by more than {MOST_CORRELATION:g}"
+        region = replace(region, notes=(*region.notes, note))
+    return design.kind, filled, details, region
 
 
 def _filled(region: Region, points: list[Planned], centre: dict[str, Any], trials: int) -> list[Planned]:

@@ -133,6 +133,15 @@ def test_designs_of_three_to_seven_factors(values: dict[str, list[Any]]) -> None
     check(decided(study_with(multiple_of={BATCH: 8}), values), list(values))
 
 
+def test_a_best_point_that_would_correlate_the_factors_is_left_out_and_the_verdict_says_so() -> None:
+    corner = {RATE: [0.012, 0.008, 0.01, 0.009, 0.011], BETA: [0.97, 0.93, 0.95, 0.94, 0.96], LAYERS: [6, 2, 4, 3, 5]}
+    for values in (corner, TOP, FIVE, SIX):
+        verdict = decided(study_with(), values)
+        runs_best = any(ref.name == "best" for ref in verdict.promoted)
+        told = any(note.startswith("the best point is left out") for note in verdict.notes)
+        assert told != runs_best
+
+
 def test_the_aliases_of_six_factors_are_those_worked_out_by_hand() -> None:
     # 2^(6-2) with E = ABC and F = ABD: I = ABCE = ABDF = CDEF, so main effects are clear and
     # AB = CE = DF, AC = BE, AD = BF, AE = BC, AF = BD, CD = EF, CF = DE
