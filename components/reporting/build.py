@@ -11,7 +11,7 @@ from podium.components.reporting.headline import headline
 from podium.components.reporting.layouts.param_allocation import phase1_files
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.page import page
-from podium.components.reporting.results_csv import axis_keys, columns_of, result_rows, to_csv
+from podium.components.reporting.results_csv import result_rows, results_csv
 from podium.components.reporting.summary import summary
 from podium.components.reporting.table import Table
 from podium.components.reporting.tables import axis_tables as tables_of_axes
@@ -38,7 +38,7 @@ def render(data: ReportData) -> Report:
     figures = report_figures(data, rows)
     head, parts = headline(data), sections(data, rows, figures)
     files = {f"figures/{figure.name}.svg": figure.svg for figure in figures}
-    files["results.csv"] = to_csv(rows, columns_of(rows, axis_keys(data.study).values()))
+    files["results.csv"] = results_csv(data, rows)
     if data.study.layout == "param-allocation":
         files |= phase1_files(data)
     files["summary.md"] = summary(data, head, parts)

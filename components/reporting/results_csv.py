@@ -87,9 +87,8 @@ def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
     return out.getvalue()
 
 
-def results_csv(data: ReportData) -> str:
-    """The whole file."""
-    rows = result_rows(data)
+def results_csv(data: ReportData, rows: list[Row]) -> str:
+    """The whole file, of the rows that `result_rows` made."""
     return to_csv(rows, columns_of(rows, axis_keys(data.study).values()))
 
 

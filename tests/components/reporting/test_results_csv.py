@@ -14,6 +14,7 @@ from podium.components.reporting.results_csv import (
     curve_cell,
     parse_curve,
     read_csv,
+    result_rows,
     results_csv,
     training_flops,
 )
@@ -21,11 +22,15 @@ from podium.components.study.schema import Axis
 from podium.trainer.curve import Point
 
 
+def whole_file(data: ReportData) -> str:
+    return results_csv(data, result_rows(data))
+
+
 def test_there_is_a_row_for_every_trial_with_or_without_a_result(make_report: Callable[..., ReportData]) -> None:
     data = make_report(stages=1, strange=True)
     pending = replace(data.stages[0].trials[0], result=None, curve=())
     stage = replace(data.stages[0], trials=(pending, *data.stages[0].trials[1:]))
-    columns, rows = read_csv(results_csv(replace(data, stages=(stage, data.stages[1]))))
+    columns, rows = read_csv(whole_file(replace(data, stages=(stage, data.stages[1]))))
     assert [row["status"] for row in rows] == ["pending", "killed", "completed", "diverged", "completed", "broken"]
     assert rows[0]["final_val_loss"] == ""
     assert columns[columns.index("seed") + 1 : columns.index("trial")] == ["embedding_ratio", "glu_expansion"]
@@ -33,7 +38,7 @@ def test_there_is_a_row_for_every_trial_with_or_without_a_result(make_report: Ca
 
 def test_exact_columns_hold_every_digit(make_report: Callable[..., ReportData]) -> None:
     data = make_report()
-    _, rows = read_csv(results_csv(data))
+    _, rows = read_csv(whole_file(data))
     for row, trial in zip(rows, data.trials, strict=True):
         assert trial.result is not None
         assert float(row["final_val_loss_exact"]) == trial.result.final_val_loss
@@ -41,7 +46,7 @@ def test_exact_columns_hold_every_digit(make_report: Callable[..., ReportData]) 
 
 
 def test_only_the_evaluated_trial_carries_its_evaluation(make_report: Callable[..., ReportData]) -> None:
-    _, rows = read_csv(results_csv(make_report()))
+    _, rows = read_csv(whole_file(make_report()))
     carriers = [row["trial"] for row in rows if row["evaluation_test_loss"]]
     assert carriers == [f"finals/{name}/seed-52" for name in ("emb45-glu3x", "emb45", "glu3x", "baseline")]
 
