@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
-from podium.trainer.config import Allocation, TrainConfig, TransformerConfig
+from podium.trainer.config import TrainConfig
 from podium.trainer.errors import ConfigError, Problem
+from podium.trainer.model_config import Allocation, TransformerConfig
 from podium.trainer.result import ParameterCounts
 from podium.trainer.units import format_count
 

@@ -96,6 +96,9 @@ def _problem(detail: object, prefix: str) -> Problem:
     if kind == "missing":
         return Problem(where, "required, but missing")
     what = what.removeprefix("Value error, ").removeprefix("Input ")
+    if kind == "unknown_kind":
+        field = detail["ctx"]["field"]
+        return Problem(f"{where}.{field}".lstrip("."), f"{what}, got {_short(_field(came, field))}")
     if kind in ("model_type", "dict_type"):
         what = "must be a mapping of fields"
     elif what.startswith("should be "):
@@ -103,6 +106,10 @@ def _problem(detail: object, prefix: str) -> Problem:
     if kind == "value_error" and "got " in what:
         return Problem(where, what)
     return Problem(where, f"{what}, got {_short(came)}")
+
+
+def _field(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else getattr(value, name, value)
 
 
 def _short(value: object, limit: int = 80) -> str:

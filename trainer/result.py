@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-from podium.trainer.config import Section
+from podium.trainer.section import Section
 
 
 class Status(StrEnum):

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from podium.trainer import allocation
 from podium.trainer.allocation import Dimensions, choose_heads, count_parameters, resolve, resolve_config, solve
-from podium.trainer.config import Allocation, TransformerConfig, load_config
+from podium.trainer.config import load_config
 from podium.trainer.errors import ConfigError
+from podium.trainer.model_config import Allocation, TransformerConfig
 
 SHARES = (0.25, 0.35, 0.45)
 EXPANSIONS = (2.0, 2.66, 3.0, 4.0)

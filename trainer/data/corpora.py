@@ -17,11 +17,11 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from podium.trainer.config import Section
 from podium.trainer.data.documents import Document
 from podium.trainer.data.manifest import SPLITS, TEST, TRAIN, VALIDATION
 from podium.trainer.data.sources import Source, builtin_sources, file_sources, hub_sources, s3_sources
 from podium.trainer.errors import DataError
+from podium.trainer.section import Section
 from podium.trainer.units import Count
 
 DOCUMENTS_VERSION = 1

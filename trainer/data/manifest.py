@@ -8,8 +8,8 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from podium.trainer.config import Section
 from podium.trainer.errors import DataError, NotFoundError, Problem
+from podium.trainer.section import Section
 from podium.trainer.storage import MANIFEST, Storage, get_folder, join_uri, open_storage
 
 TOKENIZER = "tokenizer.json"

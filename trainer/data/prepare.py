@@ -16,12 +16,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from podium.trainer.config import Section
 from podium.trainer.data.corpora import CorpusConfig, corpus_fingerprint, open_corpus
 from podium.trainer.data.manifest import SHARD_TOKENS, FileEntry, Manifest, load_manifest
 from podium.trainer.data.vocabulary import MAX_VOCABULARY, MIN_VOCABULARY, SETTINGS
 from podium.trainer.errors import DataError, StorageError
 from podium.trainer.process import host_identity, start_ticks
+from podium.trainer.section import Section
 from podium.trainer.storage import MANIFEST, Storage, put_files, to_json
 from podium.trainer.units import Count
 

@@ -6,7 +6,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from podium.trainer.config import Section
+from podium.trainer.section import Section
 
 Part = Literal["perplexity", "smallbench", "latency", "throughput"]
 PARTS: tuple[Part, ...] = get_args(Part)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from podium.trainer.config import ModelConfig
+from podium.trainer.model_config import ModelConfig
 from podium.trainer.models.transformer import Transformer
 
 

@@ -10,7 +10,7 @@ import math
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from podium.trainer.config import TransformerConfig
+from podium.trainer.model_config import TransformerConfig
 from podium.trainer.models import fused
 from podium.trainer.models.blocks import Block, RMSNorm, RotaryTable
 

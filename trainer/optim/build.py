@@ -6,9 +6,9 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from podium.trainer.config import OptimizerConfig
 from podium.trainer.optim.adamw import AdamW
 from podium.trainer.optim.groups import decay_groups
+from podium.trainer.optimizer_config import OptimizerConfig
 
 
 class Optimizer(Protocol):

@@ -82,7 +82,10 @@ def test_a_second_attempt_is_appended_to_the_log(tmp_path: Path) -> None:
 
 def test_each_task_has_its_own_gpus_and_a_cpu_task_sees_none(tmp_path: Path) -> None:
     launcher = ProcessLauncher(open_storage(str(tmp_path)), slots=3, gpus=["0", "1", "2"])
-    show = python("import os; print(os.environ['CUDA_VISIBLE_DEVICES'], flush=True); import time; time.sleep(0.2)")
+    # one write a line: two processes share a log, and print() may write the line's end by itself
+    show = python(
+        "import os, time; os.write(1, (os.environ['CUDA_VISIBLE_DEVICES'] + '\\n').encode()); time.sleep(0.2)"
+    )
     launcher.start(Task("one", show, "logs/one.log", devices=1))
     launcher.start(Task("two", show, "logs/two.log", devices=2))
     launcher.start(Task("cpu", show, "logs/cpu.log"))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from podium.trainer.allocation import count_parameters
-from podium.trainer.config import TransformerConfig
+from podium.trainer.model_config import TransformerConfig
 from podium.trainer.models import fused
 from podium.trainer.models.build import build_model
 

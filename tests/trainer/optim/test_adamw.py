@@ -7,10 +7,10 @@ import copy
 import pytest
 import torch
 
-from podium.trainer.config import OptimizerConfig
 from podium.trainer.optim.adamw import AdamW
 from podium.trainer.optim.build import build_optimizer
 from podium.trainer.optim.groups import decay_groups
+from podium.trainer.optimizer_config import OptimizerConfig
 
 
 def make_model():

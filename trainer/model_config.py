@@ -1,0 +1,64 @@
+"""Which model: a config for each family."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from podium.trainer.errors import ConfigError
+from podium.trainer.section import Section
+from podium.trainer.units import Count
+
+
+class Allocation(Section):
+    """A request for a model of a given size; `podium.trainer.allocation.solve` turns it into dimensions."""
+
+    parameters: Count = Field(gt=0)
+    """All trainable parameters, embeddings included."""
+    embedding_share: float = Field(gt=0, lt=1)
+    """Embedding parameters (input, and output where untied) as a fraction of all parameters."""
+    glu_expansion: float = Field(gt=0)
+    """d_ff / d_model of the SwiGLU feed-forward."""
+
+
+class TransformerConfig(Section):
+    """Pre-norm decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention.
+
+    Dimensions are given, or solved from `allocation`; a resolved config has both.
+    """
+
+    family: Literal["transformer"] = "transformer"
+    vocab_size: Count = Field(gt=1, le=65536)
+    """Rows of the embedding. At most 65,536, since tokens are stored as uint16."""
+    allocation: Allocation | None = None
+    d_model: int | None = Field(default=None, gt=0)
+    n_layers: int | None = Field(default=None, gt=0)
+    n_heads: int | None = Field(default=None, gt=0)
+    d_ff: int | None = Field(default=None, gt=0)
+    tied_embeddings: bool = True
+    rope_base: float = Field(default=10000.0, gt=0)
+    norm_eps: float = Field(default=1e-6, gt=0)
+
+    @property
+    def dimensions(self) -> tuple[int, int, int, int]:
+        """(d_model, n_layers, n_heads, d_ff). Raises ConfigError where they are not resolved yet."""
+        if self.d_model is None or self.n_layers is None or self.n_heads is None or self.d_ff is None:
+            raise ConfigError("model: not resolved yet: give d_model, n_layers, n_heads and d_ff, or an allocation")
+        return self.d_model, self.n_layers, self.n_heads, self.d_ff
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        dims = {"d_model": self.d_model, "n_layers": self.n_layers, "n_heads": self.n_heads, "d_ff": self.d_ff}
+        missing = [name for name, value in dims.items() if value is None]
+        if missing and (self.allocation is None or len(missing) < len(dims)):
+            raise ValueError(
+                f"give all of {', '.join(dims)}, or none of them and an allocation, got no {', '.join(missing)}"
+            )
+        if self.d_model and self.n_heads and (self.d_model % self.n_heads or (self.d_model // self.n_heads) % 2):
+            raise ValueError(f"d_model / n_heads must be a whole even number, got {self.d_model} / {self.n_heads}")
+        return self
+
+
+ModelConfig = TransformerConfig
+"""Of any family."""
