@@ -45,7 +45,7 @@ lint: setup ## ruff, mypy --strict and the import layers
 
 lock: setup ## Resolve pyproject.toml and locks/pins.in anew into locks/requirements.txt
 	cd locks && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
-		--extra dev --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
+		--extra dev --extra server --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
 		../pyproject.toml pins.in --output-file requirements.txt
 
 data: setup ## Prepare the study's data in STORE: corpus, tokenizer, shards
