@@ -7,8 +7,8 @@ twice gives the same.
 
 from __future__ import annotations
 
-from podium.trainer.config import Section
 from podium.trainer.errors import NotFoundError
+from podium.trainer.section import Section
 from podium.trainer.storage import Storage
 
 ATTEMPTS = "attempts.json"

@@ -9,13 +9,16 @@ from pathlib import Path
 
 from podium.components.reporting.build import render
 from podium.components.reporting.collect import collect
+from podium.components.reporting.layouts.speedrun import speedrun_files
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import Row, axis_keys, columns_of, read_csv, result_rows, to_csv
 from podium.components.study.run import Run
 from podium.components.verdicts.markdown import to_markdown
 from podium.trainer.errors import UserError
 
-LAYOUTS = ("generic", "param-allocation")
+LAYOUTS = ("generic", "param-allocation", "speedrun")
+_OF_ONE_STUDY = ("param-allocation",)
+"""Layouts whose files make no sense for another study."""
 
 
 def export(run: Run, layout: str, to: Path) -> list[Path]:
@@ -23,15 +26,19 @@ def export(run: Run, layout: str, to: Path) -> list[Path]:
 
     generic: results.csv, summary.md, figures, verdicts (JSON and Markdown) and every finalist's evaluation.
     param-allocation: the files of phase 1, analysis.csv (all trials), plots, the finalists' evaluations and summary.md.
+    speedrun: a folder for each variant at each stage, named as `layouts.speedrun` says; of any study.
     Raises UserError for another layout, and for one that is not the study's.
     """
     if layout not in LAYOUTS:
         raise UserError(f"layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
-    if layout != "generic" and layout != run.study.layout:
+    if layout in _OF_ONE_STUDY and layout != run.study.layout:
         raise UserError(f"layout {layout!r} is not that of study {run.study.name!r}, which has {run.study.layout!r}")
     data = collect(run)
-    files = _generic(data) if layout == "generic" else _param_allocation(data)
-    contents = {name: text.encode() for name, text in files.items()} | _evaluations(run)
+    if layout == "speedrun":
+        contents = {name: text.encode() for name, text in speedrun_files(run, data).items()}
+    else:
+        files = _generic(data) if layout == "generic" else _param_allocation(data)
+        contents = {name: text.encode() for name, text in files.items()} | _evaluations(run)
     written = []
     for name, content in sorted(contents.items()):
         path = to / name

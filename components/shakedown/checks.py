@@ -10,10 +10,11 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from podium.trainer.config import Section, TrainConfig
+from podium.trainer.config import TrainConfig
 from podium.trainer.curve import read_lines
 from podium.trainer.errors import NotFoundError
 from podium.trainer.result import Status, TrialResult
+from podium.trainer.section import Section
 from podium.trainer.storage import Storage
 
 CHECKPOINTS = "checkpoints"

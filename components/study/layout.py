@@ -2,6 +2,7 @@
 
 <store>/data/<fingerprint>/                              prepared data, manifest.json last
 <store>/runs/<run id>/study.yaml                         as submitted and resolved: the pre-registration
+                      source.json  git_diff.patch        the checkout that it was made from, and what was changed there
                       lease.json  ledger/<n>-<id>.json   trials/<stage>/<variant>/seed-<n>/
                       verdicts/<stage>.json  evaluation/<variant>/  report/  logs/
 """
@@ -17,6 +18,8 @@ LEASE = "lease.json"
 CANCEL = "cancel.json"
 SHAKEDOWN = "shakedown.json"
 REGISTRATION = "registration.json"
+SOURCE = "source.json"
+SOURCE_DIFF = "git_diff.patch"
 
 
 def run_key(run_id: str) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from podium.trainer.config import Section
+from podium.trainer.section import Section
 from podium.trainer.units import Seconds
 
 Metric = Literal[

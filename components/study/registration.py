@@ -11,6 +11,7 @@ import podium
 from podium.components.study import layout
 from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
 from podium.components.study.schema import Study
+from podium.components.study.source_state import SourceState, source_state
 from podium.components.study.trials import datasets
 from podium.components.study.yaml_text import dump_yaml, parse_yaml
 from podium.trainer.config import RunSpec
@@ -76,8 +77,26 @@ def register_run(store_uri: str, study: Study, submitted: str, *, new: bool) -> 
         "study": resolved,
         "submitted": submitted,
     }
-    store.create(f"{layout.run_key(identity)}/{layout.STUDY}", dump_yaml(record).encode())
+    run = store.child(layout.run_key(identity))
+    if not run.exists(layout.SOURCE):
+        _note_source(run)
+    run.create(layout.STUDY, dump_yaml(record).encode())
     return read_registered(store, identity)
+
+
+def read_source(run: Storage) -> SourceState:
+    """The state of the checkout that the run was made from; its diff is in a file of its own."""
+    try:
+        return SourceState.model_validate_json(run.read_bytes(layout.SOURCE))
+    except NotFoundError:
+        return SourceState()
+
+
+def _note_source(run: Storage) -> None:
+    state = source_state()
+    if state.diff:
+        run.create(layout.SOURCE_DIFF, state.diff.encode())
+    run.create(layout.SOURCE, (state.model_dump_json(indent=2, exclude={"diff"}) + "\n").encode())
 
 
 def note_latest(store: Storage, identity: str) -> None:

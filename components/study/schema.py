@@ -11,8 +11,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from podium.components.study.promotion import Promotion
-from podium.trainer.config import Section, StopRules
+from podium.trainer.config import StopRules
 from podium.trainer.data.corpora import CorpusConfig
+from podium.trainer.section import Section
 from podium.trainer.units import Count, Usd
 
 MAX_SEEDS_BY_COUNT = 10
@@ -191,7 +192,7 @@ class Study(Section):
     name: str = Field(pattern=NAME, max_length=40)
     title: str = ""
     question: str
-    layout: Literal["generic", "param-allocation"] = "generic"
+    layout: Literal["generic", "param-allocation", "speedrun"] = "generic"
     """Which study-specific tables and exports the report adds."""
     profile: str = "full"
     base_seed: int = Field(default=42, ge=0)

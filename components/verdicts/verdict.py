@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from podium.trainer.config import Section
 from podium.trainer.result import Status
+from podium.trainer.section import Section
 
 
 class VariantRef(Section):
