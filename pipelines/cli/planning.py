@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -56,10 +57,13 @@ def plan(
     """
     from podium.components.study.load import load_study
     from podium.components.study.plan import plan as make_plan
+    from podium.components.study.source_state import source_state
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus), site=site)
     chosen = selection(stages, variants, axis, parallel)
     planned = make_plan(loaded, selection=chosen)
+    if planned.usd and source_state().dirty:
+        planned = replace(planned, warnings=[*planned.warnings, source_state().warning])
     if as_json:
         result_json(planned.to_json())
     else:

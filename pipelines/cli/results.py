@@ -47,14 +47,15 @@ def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="Folder to write into; it is made.")],
     layout: Annotated[
-        str, typer.Option(help="generic, a study's own such as param-allocation, or table or plots: see above.")
+        str, typer.Option(help="generic, param-allocation, speedrun, table or plots: see above.")
     ] = "generic",
     store: Store = "runs",
 ) -> None:
     """Write a run's results into a folder, in the files that another tool or a paper expects.
 
     [b]--layout table[/b] takes a store and writes all_runs.csv, a row a trial of all its runs. [b]--layout plots[/b]
-    takes any results CSV in place of RUN and draws every figure that it allows.
+    takes any results CSV in place of RUN and draws every figure that it allows. [b]--layout speedrun[/b] makes a folder
+    for each variant at each stage, which [b]podium compare[/b] takes too.
 
     Example: [b]podium export runs/demo --layout param-allocation --to phase1[/b]
     """
@@ -64,6 +65,11 @@ def export(
         raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
     for path in _export(run, layout, to, store):
         result(str(path))
+    if layout == "speedrun":
+        from podium.components.reporting.layouts.speedrun import printed
+
+        for line in printed(open_run(run, store)):
+            result(line)
 
 
 def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:

@@ -77,6 +77,7 @@ def run(
     from podium.components.study.load import load_study, read_study_text
     from podium.components.study.plan import plan
     from podium.components.study.run import Run
+    from podium.components.study.source_state import source_state
     from podium.pipelines.cli.corpus import check_corpus
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus))
@@ -93,6 +94,9 @@ def run(
         show(loaded, planned, chosen, store, as_json=as_json)
         return
     check_corpus(loaded)
+    warning = source_state().warning
+    if warning and planned.usd:
+        say(f"warning: {warning}")
     text, _ = read_study_text(study)
     made = Run.create(store, loaded, profile, chosen, text, new=new)
     code = execute(made, chosen, as_json=as_json)
@@ -135,6 +139,11 @@ def conclude(run: Run, code: int, *, as_json: bool) -> None:
     if as_json:
         result_json({**run.status(), "exit_code": code, **summary})
         return
+    if run.study.layout == "speedrun":
+        from podium.components.reporting.layouts.speedrun import printed
+
+        for line in printed(run):
+            result(line)
     where = summary["report"] or "none yet"
     result(f"winner: {summary['winner'] or 'none'} · {summary['verdict']} · report: {where}")
 

@@ -28,6 +28,7 @@ from podium.components.study.run import Run
 from podium.components.study.source_state import SourceState
 from podium.trainer.curve import read_lines
 from podium.trainer.errors import NotFoundError
+from podium.trainer.result import TrialResult
 
 CONFIDENCE = 0.95
 
@@ -49,6 +50,18 @@ def speedrun_files(run: Run, data: ReportData) -> dict[str, str]:
                 made["git_diff.patch"] = diff
             files |= {f"{folder}/{key}": content for key, content in made.items()}
     return files
+
+
+def printed(run: Run) -> list[str]:
+    """A line for every variant of every stage that has a run to count, as `spoken`."""
+    arms: dict[str, list[dict[str, Any]]] = {}
+    for stage in run.stages:
+        for trial in run.trials(stage):
+            result = run.result(trial.key)
+            if result is not None:
+                lines = arms.setdefault(f"{stage} {trial.variant.name}", [])
+                lines.append(_result(len(lines), trial.key.seed, result))
+    return [spoken(name, statistics_of(lines)) for name, lines in arms.items()]
 
 
 def statistics_of(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -95,7 +108,8 @@ def spoken(name: str, found: dict[str, Any]) -> str:
 def _experiment(
     run: Run, data: ReportData, stage: StageData, name: str, trials: list[TrialData], source: SourceState
 ) -> dict[str, str]:
-    results = [_result(index, trial) for index, trial in enumerate(trials)]
+    ended = [(trial.key.seed, trial.result) for trial in trials if trial.result is not None]
+    results = [_result(index, seed, result) for index, (seed, result) in enumerate(ended)]
     found = statistics_of(results)
     files = {f"runs/run_{i}_seed_{t.key.seed}/stdout.log": _text(run, t.key.log) for i, t in enumerate(trials)}
     lines = [line for index, trial in enumerate(trials) for line in _metrics(run, index, trial)]
@@ -116,13 +130,11 @@ def _experiment(
     }
 
 
-def _result(index: int, trial: TrialData) -> dict[str, Any]:
-    result = trial.result
-    assert result is not None
-    good = trial.status in FINISHED and result.final_val_loss is not None
+def _result(index: int, seed: int, result: TrialResult) -> dict[str, Any]:
+    good = result.status.value in FINISHED and result.final_val_loss is not None
     return {
         "run_id": index,
-        "seed": trial.key.seed,
+        "seed": seed,
         "final_val_loss": result.final_val_loss if good else None,
         "final_train_loss": result.final_train_loss if good else None,
         "time_seconds": result.training_seconds if good else None,

@@ -1,9 +1,12 @@
 """report, export and sync: what a run left goes where it is asked to, and nowhere else."""
 
 import csv
+import json
+import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
+from podium.components.study.source_state import SourceState
 from podium.trainer.mlflow_server import client
 
 
@@ -46,6 +49,27 @@ def test_the_generic_layout_has_results_verdicts_and_figures(podium, make_run, t
     written = podium("export", run.uri, "--to", tmp_path / "out").stdout.splitlines()
     names = {str(Path(path).relative_to(tmp_path / "out")) for path in written}
     assert {"results.csv", "summary.md", "verdicts/proof.json", "verdicts/ranking.md"} <= names
+
+
+def test_the_speedrun_layout_has_a_folder_an_experiment_and_says_how_each_went(podium, make_run, tmp_path):
+    run = make_run()
+    lines = podium("export", run.uri, "--layout", "speedrun", "--to", tmp_path / "out").stdout.splitlines()
+    said = [line for line in lines if "Runs: " in line]
+    folders = {path.name.rpartition("_")[0].rpartition("_")[0] for path in (tmp_path / "out").iterdir()}
+    assert {f"{run.study.name}-{line.partition(':')[0].replace(' ', '-')}" for line in said} == folders
+    assert all("val_loss" in line for line in said)
+
+
+def test_a_dirty_checkout_is_warned_of_where_money_is_spent(podium, study, text, monkeypatch):
+    state = SourceState(commit="c" * 40, changed=["trainer/loop.py"])
+    monkeypatch.setattr("podium.components.study.source_state.source_state", lambda: state)
+    paid = json.loads(podium("plan", study, "--json").stdout)
+    assert paid["usd"] > 0
+    assert state.warning in paid["warnings"]
+    study.write_text(re.sub(r"usd_per_(run|gpu_hour): [\d.]+", r"usd_per_\1: 0", text))
+    free = json.loads(podium("plan", study, "--json").stdout)
+    assert free["usd"] == 0
+    assert state.warning not in free["warnings"]
 
 
 def test_a_layout_that_does_not_fit_is_refused_and_nothing_written(podium, make_run, tmp_path):
