@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from podium.trainer.config import TrainConfig
 from podium.trainer.errors import ConfigError, Problem
-from podium.trainer.model_config import Allocation, TransformerConfig
+from podium.trainer.model_config import Allocation, ModelConfig, TransformerConfig, swiglu_counts
 from podium.trainer.result import ParameterCounts
 from podium.trainer.units import format_count
 
@@ -46,13 +46,12 @@ class Dimensions:
         return (self.counts.embedding + self.counts.output) / self.counts.total
 
 
-def count_parameters(config: TransformerConfig) -> ParameterCounts:
-    """Exact trainable parameters of the transformer family, by part, without building it.
+def count_parameters(config: ModelConfig) -> ParameterCounts:
+    """Exact trainable parameters of a model, by part, without building it.
 
     Raises ConfigError where the dimensions are not resolved yet.
     """
-    d_model, n_layers, _, d_ff = config.dimensions
-    return _counts(d_model, n_layers, d_ff, config.vocab_size, config.tied_embeddings)
+    return config.parameter_counts()
 
 
 def solve(allocation: Allocation, vocab_size: int, tied: bool) -> Dimensions:
@@ -71,14 +70,14 @@ def solve(allocation: Allocation, vocab_size: int, tied: bool) -> Dimensions:
     return _solve(allocation.parameters, allocation.embedding_share, allocation.glu_expansion, vocab_size, tied)
 
 
-def resolve(config: TransformerConfig) -> TransformerConfig:
+def resolve(config: ModelConfig) -> ModelConfig:
     """The config with its dimensions filled in; one that has them is returned as it is.
 
     Raises ConfigError for an infeasible allocation, and for dimensions that contradict the allocation beside them.
     """
-    allocation = config.allocation
-    if allocation is None:
+    if not isinstance(config, TransformerConfig) or config.allocation is None:
         return config
+    allocation = config.allocation
     if config.d_model is not None:
         _check_agreement(config, allocation)
         return config
@@ -109,22 +108,6 @@ def choose_heads(d_model: int) -> int:
 
 def _wanted_head_size(d_model: int) -> float:
     return min(64.0, max(16.0, d_model / 4))
-
-
-def _counts(d_model: int, n_layers: int, d_ff: int, vocab_size: int, tied: bool) -> ParameterCounts:
-    embedding = vocab_size * d_model
-    attention = 4 * d_model**2 * n_layers
-    feed_forward = 3 * d_model * d_ff * n_layers
-    norm = (2 * n_layers + 1) * d_model
-    output = 0 if tied else embedding
-    return ParameterCounts(
-        total=embedding + attention + feed_forward + norm + output,
-        embedding=embedding,
-        attention=attention,
-        feed_forward=feed_forward,
-        norm=norm,
-        output=output,
-    )
 
 
 @lru_cache(maxsize=4096)
@@ -160,7 +143,7 @@ def _solve(parameters: int, share: float, expansion: float, vocab_size: int, tie
         n_layers=n_layers,
         n_heads=choose_heads(d_model),
         d_ff=d_ff,
-        counts=_counts(d_model, n_layers, d_ff, vocab_size, tied),
+        counts=swiglu_counts(d_model, n_layers, d_ff, vocab_size, tied),
     )
 
 

@@ -1,13 +1,19 @@
-"""Which model: a config for each family."""
+"""Which model: a config for each family.
+
+Every family's config has `family`, `vocab_size`, `tied_embeddings`, `dimensions` (d_model, n_layers, n_heads, d_ff)
+and `parameter_counts()`; whoever needs no more of a model needs to know no family.
+"""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from podium.trainer.errors import ConfigError
-from podium.trainer.section import Section
+from podium.trainer.result import ParameterCounts
+from podium.trainer.section import Section, kind_field, kind_tag
+from podium.trainer.speedrun_config import SpeedrunConfig
 from podium.trainer.units import Count
 
 
@@ -47,6 +53,11 @@ class TransformerConfig(Section):
             raise ConfigError("model: not resolved yet: give d_model, n_layers, n_heads and d_ff, or an allocation")
         return self.d_model, self.n_layers, self.n_heads, self.d_ff
 
+    def parameter_counts(self) -> ParameterCounts:
+        """Exact trainable parameters, by part. Raises ConfigError where the dimensions are not resolved yet."""
+        d_model, n_layers, _, d_ff = self.dimensions
+        return swiglu_counts(d_model, n_layers, d_ff, self.vocab_size, self.tied_embeddings)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         dims = {"d_model": self.d_model, "n_layers": self.n_layers, "n_heads": self.n_heads, "d_ff": self.d_ff}
@@ -60,5 +71,25 @@ class TransformerConfig(Section):
         return self
 
 
-ModelConfig = TransformerConfig
+def swiglu_counts(d_model: int, n_layers: int, d_ff: int, vocab_size: int, tied: bool) -> ParameterCounts:
+    """The transformer family's parameters at these dimensions."""
+    embedding = vocab_size * d_model
+    attention = 4 * d_model**2 * n_layers
+    feed_forward = 3 * d_model * d_ff * n_layers
+    norm = (2 * n_layers + 1) * d_model
+    output = 0 if tied else embedding
+    return ParameterCounts(
+        total=embedding + attention + feed_forward + norm + output,
+        embedding=embedding,
+        attention=attention,
+        feed_forward=feed_forward,
+        norm=norm,
+        output=output,
+    )
+
+
+ModelConfig = Annotated[
+    Annotated[TransformerConfig, kind_tag("transformer")] | Annotated[SpeedrunConfig, kind_tag("speedrun")],
+    kind_field("family", "transformer", "speedrun"),
+]
 """Of any family."""

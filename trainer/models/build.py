@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import nn
 
 from podium.trainer.model_config import ModelConfig
+from podium.trainer.models.speedrun import Speedrun
 from podium.trainer.models.transformer import Transformer
+from podium.trainer.speedrun_config import SpeedrunConfig
 
 
 def build_model(config: ModelConfig) -> nn.Module:
@@ -13,4 +15,8 @@ def build_model(config: ModelConfig) -> nn.Module:
 
     `forward(idx_BT, targets_BT=None)` gives `(logits_BTV, None)` or, with targets, `(None, loss)` in nats a token.
     """
-    return Transformer(config)
+    match config:
+        case SpeedrunConfig():
+            return Speedrun(config)
+        case _:
+            return Transformer(config)

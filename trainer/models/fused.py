@@ -26,10 +26,10 @@ def wants_plain(x: Tensor) -> bool:
     return x.device.type != "cpu" or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu")
 
 
-def rms_norm(x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
-    """x / rms(x) · gain over the last dimension (Zhang & Sennrich, 2019)."""
+def rms_norm(x: Tensor, gain_D: Tensor | None, eps: float) -> Tensor:
+    """x / rms(x) · gain over the last dimension (Zhang & Sennrich, 2019); None: no gain."""
     if wants_plain(x):
-        return F.rms_norm(x, gain_D.shape, gain_D, eps)
+        return F.rms_norm(x, x.shape[-1:], gain_D, eps)
     return _RMSNorm.apply(x, gain_D, eps)  # type: ignore[no-untyped-call,no-any-return]
 
 
@@ -39,6 +39,13 @@ def swiglu(gate_up: Tensor) -> Tensor:
         gate, up = gate_up.chunk(2, dim=-1)
         return F.silu(gate) * up
     return _SwiGLU.apply(gate_up)  # type: ignore[no-untyped-call,no-any-return]
+
+
+def relu_squared(x: Tensor) -> Tensor:
+    """relu(x)² (So et al., 2021)."""
+    if wants_plain(x):
+        return F.relu(x).square()
+    return _ReLUSquared.apply(x)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def rotate(x_BTNH: Tensor, cos_T1h: Tensor, sin_T1h: Tensor) -> Tensor:
@@ -64,23 +71,39 @@ def linear_cross_entropy(x_RD: Tensor, weight_VD: Tensor, targets_R: Tensor) -> 
 
 class _RMSNorm(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain_D: Tensor, eps: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain_D: Tensor | None, eps: float) -> Tensor:
         # vector_norm is one pass that stores nothing; x.square().mean() would write a copy of x
         norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse_rms = norm.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, gain_D, inverse_rms)
-        return (x * inverse_rms).mul_(gain_D)
+        return x * inverse_rms if gain_D is None else (x * inverse_rms).mul_(gain_D)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         x, gain_D, inverse_rms = ctx.saved_tensors
         unit = x * inverse_rms
-        grad_unit = grad * gain_D
+        grad_unit = grad if gain_D is None else grad * gain_D
         dot = torch.linalg.vecdot(grad_unit, unit).unsqueeze(-1).mul_(1 / x.shape[-1])
+        if gain_D is None:
+            return unit.mul_(dot).neg_().add_(grad).mul_(inverse_rms), None, None
         grad_gain = torch.linalg.vecdot(grad.flatten(0, -2), unit.flatten(0, -2), dim=0)
         grad_x = grad_unit.sub_(unit.mul_(dot)).mul_(inverse_rms)
         return grad_x, grad_gain, None
+
+
+class _ReLUSquared(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = F.relu(x)
+        ctx.save_for_backward(positive)
+        return positive.square()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return (grad * positive).mul_(2)
 
 
 class _SwiGLU(Function):
