@@ -29,13 +29,31 @@ class DataConfig(Section):
 
 
 class ScheduleConfig(Section):
-    """Linear warm-up, then the named decay to `final_fraction` of the peak at the last step."""
+    """Linear warm-up, then the named decay to `final_fraction` of the peak at the last step.
 
-    name: Literal["cosine", "constant"] = "cosine"
+    `warmdown` is constant and then linear over the last steps, as the speedruns have it: the rate would be
+    `final_fraction` of the peak one step after the last.
+    """
+
+    name: Literal["cosine", "constant", "warmdown"] = "cosine"
     warmup_fraction: float = Field(default=0.02, ge=0, lt=1)
     """Share of all steps in warm-up."""
     final_fraction: float = Field(default=0.1, ge=0, le=1)
     """Learning rate at the last step, as a fraction of the peak."""
+    warmdown_steps: Count | None = Field(default=None, gt=0)
+    """Steps of the linear decay (`warmdown`); give this or warmdown_fraction."""
+    warmdown_fraction: float | None = Field(default=None, gt=0, le=1)
+    """The same as a share of all steps."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        given = (self.warmdown_steps is not None) + (self.warmdown_fraction is not None)
+        if given != (self.name == "warmdown"):
+            raise ValueError(
+                "give one of warmdown_steps and warmdown_fraction with name 'warmdown', and neither with another, "
+                f"got {self.warmdown_steps!r} and {self.warmdown_fraction!r} with {self.name!r}"
+            )
+        return self
 
 
 class BatchConfig(Section):
@@ -210,6 +228,11 @@ class TrainConfig(Section):
         if self.max_tokens is not None and self.max_tokens < self.tokens_per_step:
             raise ValueError(
                 f"max_tokens must be at least one step of {self.tokens_per_step} tokens, got {self.max_tokens}"
+            )
+        if self.schedule.warmdown_steps is not None and self.schedule.warmdown_steps > self.steps:
+            raise ValueError(
+                f"schedule.warmdown_steps must be at most the run's {self.steps} steps, "
+                f"got {self.schedule.warmdown_steps}"
             )
         self.batch.accumulation_steps()
         return self

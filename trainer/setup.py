@@ -64,7 +64,7 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     model = build_model(config.model).to(precision.device)
     if compiles(config, precision):
         model.compile()
-    optimizer = build_optimizer(model, config.optimizer)
+    optimizer = build_optimizer(model, config.optimizer, ranks=ranks, compiled=compiles(config, precision))
     wrapped = ranks.wrap(model, precision.device)
     stepper = Stepper(
         wrapped,
@@ -94,6 +94,7 @@ def warm_up(parts: Parts, sequences: int) -> None:
         _, loss = parts.model(tokens_bT, tokens_bT)
     loss.backward()
     parts.optimizer.zero_grad()
+    parts.optimizer.warm_up()
     evaluated_BT = torch.zeros(parts.config.evaluation.batch_sequences, length, dtype=torch.int64, device=device)
     parts.model.eval()
     with torch.no_grad(), parts.precision.autocast():

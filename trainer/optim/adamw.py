@@ -42,7 +42,10 @@ class AdamW:
     def step(self, *, divide_by: Tensor | None = None) -> None:
         """One update of every parameter from its gradient, each gradient divided by the scalar `divide_by` first."""
         for group in self.param_groups:
-            parameters = group["params"]
+            # a layer that is not in use yet has no gradient, and keeps its moments
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if not parameters:
+                continue
             states = [self.state[parameter] for parameter in parameters]
             steps = [state["step"] for state in states]
             torch._foreach_add_(steps, 1)
@@ -63,6 +66,9 @@ class AdamW:
                 maximize=False,
                 grad_scale=divide_by,
             )
+
+    def warm_up(self) -> None:
+        """Nothing is compiled here."""
 
     def zero_grad(self) -> None:
         """Drop all gradients."""

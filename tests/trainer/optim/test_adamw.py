@@ -10,7 +10,7 @@ import torch
 from podium.trainer.optim.adamw import AdamW
 from podium.trainer.optim.build import build_optimizer
 from podium.trainer.optim.groups import decay_groups
-from podium.trainer.optimizer_config import OptimizerConfig
+from podium.trainer.optimizer_config import AdamWConfig
 
 
 def make_model():
@@ -93,7 +93,7 @@ def test_weight_decay_is_for_matrices_alone():
 def test_learning_rate_zero_moves_nothing():
     model = make_model()
     before = [parameter.clone() for parameter in model.parameters()]
-    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.1))
+    optimizer = build_optimizer(model, AdamWConfig(learning_rate=0.1))
     optimizer.set_learning_rate(0.0)
     take_steps(model, optimizer.step)
     assert all(torch.equal(was, now) for was, now in zip(before, model.parameters(), strict=True))
@@ -115,7 +115,7 @@ def test_making_one_does_not_import_the_compiler():
 def test_a_gradient_that_is_not_finite_reaches_the_weights(grad):
     # so that the next loss says so: the loop ends on it
     model = make_model()
-    optimizer = build_optimizer(model, OptimizerConfig(learning_rate=0.1))
+    optimizer = build_optimizer(model, AdamWConfig(learning_rate=0.1))
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, grad)
     optimizer.step()
