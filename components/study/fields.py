@@ -93,12 +93,12 @@ def nearest(name: str, allowed: Iterable[str]) -> str:
     allowed = list(allowed)
     parent, _, last = name.rpartition(".")
     beside = [path for path in allowed if path.rpartition(".")[0] == parent]
-    # in this order: a slip in the last part, the right name in another section, a slip elsewhere in the path
+    # in this order: a usual short form, the right name in another section, a slip in the last part or elsewhere
     by_name = {path.rpartition(".")[2]: path for path in beside}
     close = [
         *(by_name[full] for short, full in _SHORT.items() if short == last and full in by_name),
-        *(by_name[match] for match in difflib.get_close_matches(last, by_name, n=1, cutoff=0.6)),
         *(path for path in allowed if path.rpartition(".")[2] == last),
+        *(by_name[match] for match in difflib.get_close_matches(last, by_name, n=1, cutoff=0.6)),
         *difflib.get_close_matches(name, [p for p in allowed if p.count(".") == name.count(".")], n=1, cutoff=0.75),
     ]
     if close:

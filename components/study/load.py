@@ -86,12 +86,15 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
         for name, stage in stages.items():
             stage["resources"], problem = _with_gpus(stage.get("resources") or {}, overrides.gpus)
             problems += [Problem(f"stages.{name}.resources", problem)] if problem else []
+    if overrides.baseline == "run":
+        data["baseline"] = (data.get("baseline") or {}) | {"recorded": {}}
+        for stage in stages.values():
+            if isinstance(stage.get("promotion"), Mapping):
+                stage["promotion"] = {k: v for k, v in stage["promotion"].items() if not k.startswith("threshold")}
     if stages and isinstance(declared, Mapping):
         data["stages"] = {name: stages.get(name, stage) for name, stage in declared.items()}
     if overrides.budget_usd is not None:
         data["budget"] = (data.get("budget") or {}) | {"usd": overrides.budget_usd}
-    if overrides.baseline == "run":
-        data["baseline"] = (data.get("baseline") or {}) | {"recorded": {}}
     if overrides.data is not None:
         try:
             corpus = parse_corpus(overrides.data).model_dump(mode="json", exclude_unset=True)
@@ -111,6 +114,9 @@ def _with_gpus(resources: Any, gpus: int) -> tuple[Any, str | None]:
     if gpus <= 0:
         return {**resources, "gpus_per_trial": 0}, None if gpus == 0 else f"--gpus must be 0 or more, got {gpus}"
     each = resources.get("gpus_per_trial") or 1
+    if isinstance(each, int) and gpus < each:
+        # accumulation makes it the same optimisation on fewer devices
+        return {**resources, "gpus_per_trial": gpus, "parallel": 1}, None
     if not isinstance(each, int) or gpus % each:
         return resources, f"--gpus must be a multiple of gpus_per_trial = {each}, got {gpus}"
     return {**resources, "gpus_per_trial": each, "parallel": gpus // each}, None

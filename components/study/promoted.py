@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from podium.components.study.comparison import needs_baseline_run
 from podium.components.study.cost import run_usd, stage_cost, total
 from podium.components.study.promotion import (
     BeatsBaseline,
@@ -37,7 +38,7 @@ def go_on(study: Study, stage: str, here: Counted, *, axes: int | None = None, s
     policy = study.stages[stage].promotion
     stages = list(study.stages)
     following = stages[stages.index(stage) + 1 :][:1]
-    needs_baseline = bool(following) and following[0] not in study.baseline.recorded
+    needs_baseline = bool(following) and needs_baseline_run(study, following[0])
     if isinstance(policy, TopPerAxis):
         axes = len(study.axes) if axes is None else axes
         most = min(here.most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)

@@ -78,7 +78,7 @@ class WithinMargin(Policy):
     most: int = Field(default=2, ge=1)
     """Variants that go on at most, the baseline not counted."""
     keep_baseline: bool = True
-    """The baseline goes on as well where it has no recorded figure for the next stage, to be compared with there."""
+    """The baseline goes on as well, to be compared with, where the next stage has no recorded figure or threshold."""
     tie_break: Literal["spread", "mean"] = "spread"
     """Who goes first among those within `margin`: the smallest SD over seeds, or the best mean."""
 
@@ -104,7 +104,7 @@ class BeatsBaseline(Policy):
     most: int = Field(default=1, ge=1)
     """Variants that go on at most, the best first."""
     keep_baseline: bool = True
-    """The baseline goes on as well where it has no recorded figure for the next stage, to be compared with there."""
+    """The baseline goes on as well, to be compared with, where the next stage has no recorded figure or threshold."""
     pivot: Pivot | None = None
 
     @model_validator(mode="after")

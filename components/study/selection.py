@@ -20,12 +20,13 @@ class Overrides:
     seeds: int | None = None
     """Seeds of every stage."""
     gpus: int | None = None
-    """GPUs that each stage may use at once: trials in parallel × GPUs of one trial; 0 is the CPU."""
+    """GPUs that each stage may use at once: trials in parallel × GPUs of one trial, which has fewer where these are not
+    enough for it; 0 is the CPU."""
     data: str | None = None
     """The corpus, as `podium.trainer.data.corpora.parse_corpus` reads it."""
     budget_usd: float | None = None
     baseline: Literal["run"] | None = None
-    """`run`: train the baseline in every stage, whatever figures are recorded for it."""
+    """`run`: train the baseline in every stage, whatever figures are recorded or thresholds declared in its place."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from podium.components.study.comparison import needs_baseline_run
 from podium.components.study.design import baseline
 from podium.components.study.promotion import BestMean
 from podium.components.study.schema import Study
@@ -153,7 +154,7 @@ def _promoted(study: Study, results: StageResults, winner: Arm) -> list[VariantR
     """The winner, and the baseline where the next stage has to run it for comparison."""
     stages = list(study.stages)
     following = stages[stages.index(results.stage) + 1 :][:1]
-    if not following or winner.is_baseline or following[0] in study.baseline.recorded:
+    if not following or winner.is_baseline or not needs_baseline_run(study, following[0]):
         return [winner.variant]
     return [winner.variant, baseline(study)]
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal
 
+from podium.components.study.comparison import needs_baseline_run
 from podium.components.study.design import baseline
 from podium.components.study.schema import Study
 from podium.components.verdicts.ranking import MISSING, Arm
@@ -70,7 +71,7 @@ def with_baseline(study: Study, results: StageResults, refs: list[VariantRef]) -
     stages = list(study.stages)
     following = stages[stages.index(results.stage) + 1 :][:1]
     base = study.baseline.variant
-    took_part = any(ref.name == base for ref in results.variants) or results.stage in study.baseline.recorded
-    if not following or following[0] in study.baseline.recorded or not took_part:
+    took_part = any(ref.name == base for ref in results.variants) or not needs_baseline_run(study, results.stage)
+    if not following or not needs_baseline_run(study, following[0]) or not took_part:
         return refs
     return refs if any(ref.name == base for ref in refs) else [*refs, baseline(study)]

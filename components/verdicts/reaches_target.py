@@ -14,6 +14,7 @@ from typing import Any
 
 from podium.components.study.promotion import ReachesTarget
 from podium.components.study.schema import Study
+from podium.components.verdicts.beside_baseline import beside_baseline, in_words
 from podium.components.verdicts.claims import claim_of, doubts_of_proof, one_seed
 from podium.components.verdicts.pivot import Standing, pivot
 from podium.components.verdicts.ranking import Arm, ranked, summaries
@@ -61,6 +62,7 @@ def reaches_target(study: Study, results: StageResults, arms: list[Arm]) -> Verd
         for row in summaries(arms, order)
     ]
     first = winner or candidates[0]
+    beside = beside_baseline(study, results, first, order, policy.alpha)
     return Verdict(
         stage=results.stage,
         policy=policy.policy,
@@ -73,9 +75,10 @@ def reaches_target(study: Study, results: StageResults, arms: list[Arm]) -> Verd
         claim=claim_of(results, proven=proven) if winner is not None else "none",
         metric=policy.metric,
         ranking=table,
-        test=_test(policy, tests[first.name], adjusted.get(first.name), len(candidates)),
+        test=_test(policy, tests[first.name], adjusted.get(first.name), len(candidates))
+        | ({"baseline": beside} if beside else {}),
         not_chosen={arm.name: _why(arm, winner, policy, adjusted) for arm in arms if arm is not winner},
-        notes=notes,
+        notes=[*notes, in_words(first, beside)] if beside else notes,
     )
 
 

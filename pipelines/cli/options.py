@@ -37,6 +37,14 @@ Budget = Annotated[
 ]
 Seeds = Annotated[int | None, typer.Option(help="Seeds of every stage.", rich_help_panel=IDENTITY)]
 Gpus = Annotated[int | None, typer.Option(help="GPUs a stage may use at once; 0 is the CPU.", rich_help_panel=IDENTITY)]
+BaselineChoice = Annotated[
+    Literal["run"] | None,
+    typer.Option(
+        "--baseline",
+        help="[b]run[/b]: train it in every stage, though figures are recorded.",
+        rich_help_panel=IDENTITY,
+    ),
+]
 Stages = Annotated[
     str | None, typer.Option(help="Only these stages, by commas: ranking or ranking,finals.", rich_help_panel=SCHEDULE)
 ]
@@ -49,7 +57,13 @@ AxisName = Annotated[
 Parallel = Annotated[int | None, typer.Option(min=1, help="Trials at once.", rich_help_panel=SCHEDULE)]
 
 
-def overrides(data: str | None, budget: str | None, seeds: int | None, gpus: int | None) -> Overrides:
+def overrides(
+    data: str | None,
+    budget: str | None,
+    seeds: int | None,
+    gpus: int | None,
+    baseline: Literal["run"] | None = None,
+) -> Overrides:
     """The overrides of a command line. Raises UserError for a budget that is no amount."""
     from podium.components.study.selection import Overrides
     from podium.trainer.errors import Problem, UserError
@@ -67,7 +81,7 @@ def overrides(data: str | None, budget: str | None, seeds: int | None, gpus: int
         raise UserError(Problem("--seeds", f"must be at least 1, got {seeds}"))
     if gpus is not None and gpus < 0:
         raise UserError(Problem("--gpus", f"must be 0 (the CPU) or more, got {gpus}"))
-    return Overrides(seeds=seeds, gpus=gpus, data=data, budget_usd=usd)
+    return Overrides(seeds=seeds, gpus=gpus, data=data, budget_usd=usd, baseline=baseline)
 
 
 def selection(

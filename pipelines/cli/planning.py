@@ -11,6 +11,7 @@ import typer
 from podium.pipelines.cli.console import result, result_json, stdout
 from podium.pipelines.cli.options import (
     AxisName,
+    BaselineChoice,
     Budget,
     Data,
     Gpus,
@@ -42,6 +43,7 @@ def plan(
     budget: Budget = None,
     seeds: Seeds = None,
     gpus: Gpus = None,
+    baseline: BaselineChoice = None,
     stages: Stages = None,
     variants: Variants = None,
     axis: AxisName = None,
@@ -59,7 +61,7 @@ def plan(
     from podium.components.study.plan import plan as make_plan
     from podium.components.study.source_state import source_state
 
-    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus), site=site)
+    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline), site=site)
     chosen = selection(stages, variants, axis, parallel)
     planned = make_plan(loaded, selection=chosen)
     if planned.usd and source_state().dirty:

@@ -16,6 +16,7 @@ from podium.pipelines.cli.options import (
     IDENTITY,
     SCHEDULE,
     AxisName,
+    BaselineChoice,
     Budget,
     Data,
     Gpus,
@@ -55,6 +56,7 @@ def run(
     budget: Budget = None,
     seeds: Seeds = None,
     gpus: Gpus = None,
+    baseline: BaselineChoice = None,
     new: Annotated[
         bool, typer.Option("--new", help="Make another run beside the one that is there.", rich_help_panel=IDENTITY)
     ] = False,
@@ -80,7 +82,7 @@ def run(
     from podium.components.study.source_state import source_state
     from podium.pipelines.cli.corpus import check_corpus
 
-    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus))
+    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline))
     chosen = selection(stages, variants, axis, parallel, launcher)
     if chosen.stages == (DATA_STAGE,):
         from podium.pipelines.cli.prepare import prepare_data
