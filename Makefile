@@ -4,6 +4,7 @@ PYTHON  ?= python3
 STORE   ?= runs
 PROFILE ?= full
 DATA    ?=
+ENGINE  ?= docker
 
 VENV    := .venv
 READY   := $(VENV)/.ready
@@ -12,7 +13,7 @@ SWEEP   := $(PODIUM) run param-allocation --profile $(PROFILE) --store $(STORE) 
 PYTEST  := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test smoke lint lock data train-embedding-sweep train-glu-sweep aggregate plots reports clean
+.PHONY: help setup demo test smoke lint lock images data train-embedding-sweep train-glu-sweep aggregate plots reports clean
 
 help: ## List the commands
 	@echo "make COMMAND [STORE=runs] [PROFILE=full|smoke] [DATA=builtin|wikitext-2|PATH|s3://…] [PYTHON=python3]"
@@ -47,6 +48,11 @@ lock: setup ## Resolve pyproject.toml and locks/pins.in anew into locks/requirem
 	cd locks && UV_CUSTOM_COMPILE_COMMAND="make lock" ../$(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 \
 		--extra dev --extra server --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate --upgrade \
 		../pyproject.toml pins.in --output-file requirements.txt
+	$(VENV)/bin/python locks/images.py
+
+images: ## Build the two images with ENGINE=docker [PYTHON_IMAGE=python:3.11-slim] [TORCH=torch.txt] [APT_SOURCES=] [NETWORK=]
+	$(PYTHON) images/build.py --engine "$(ENGINE)" $(if $(PYTHON_IMAGE),--python-image $(PYTHON_IMAGE)) \
+		$(if $(TORCH),--torch $(TORCH)) $(if $(APT_SOURCES),--apt-sources $(APT_SOURCES)) $(if $(NETWORK),--network $(NETWORK))
 
 data: setup ## Prepare the study's data in STORE: corpus, tokenizer, shards
 	$(PODIUM) run param-allocation --profile $(PROFILE) --store $(STORE) $(if $(DATA),--data $(DATA)) --stages data
