@@ -36,6 +36,7 @@ from podium.components.study.load import dump_study
 
 MAX_STUDY_TEXT = 60_000
 POWER = 0.8
+DEFAULT_ALPHA = 0.05
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,9 @@ def power_sentence(stage: StageData, power: float = POWER) -> str:
     variance, freedom = pooled_variance([arm for arm in values if arm])
     if not freedom or not variance:
         return ""
-    alpha = getattr(stage.stage.promotion, "alpha", 0.05)
+    alpha = getattr(stage.stage.promotion, "alpha", DEFAULT_ALPHA)
+    if alpha is None:
+        return ""  # the policy selects and tests nothing
     n = max(len(arm) for arm in values)
     lead = (float(stdtrit(freedom, 1 - alpha)) + float(stdtrit(freedom, power))) * math.sqrt(2 * variance / n)
     sd = numbers.of_metric(metric, math.sqrt(variance))
