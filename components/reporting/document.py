@@ -23,6 +23,7 @@ from podium.components.reporting.facts import (
     models_table,
     money_table,
     registration_table,
+    variants_table,
     versions_table,
 )
 from podium.components.reporting.figures.data import FINISHED
@@ -82,7 +83,7 @@ def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -
             "registered",
             "Registered beforehand",
             "Metric, level, seeds and stages are fixed by the study's hash before the first trial.",
-            (registration_table(data), identity_table(data)),
+            (registration_table(data), variants_table(data), identity_table(data)),
         ),
         Section(
             "overview",

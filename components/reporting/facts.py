@@ -44,6 +44,28 @@ def registration_table(data: ReportData) -> Table:
     return Table("stages-registered", "", columns, tuple(lines))
 
 
+def variants_table(data: ReportData) -> Table:
+    """What each variant changes and why, where the study says it; empty where it describes none."""
+    declared = data.study.variants
+    if not any(variant.description or variant.details for variant in declared.values()):
+        return Table("variants", "", (), ())
+    lines = [
+        Line(
+            (
+                name,
+                variant.modification,
+                variant.description,
+                variant.details,
+                ", ".join(f"{field} = {value}" for field, value in variant.overrides.items()),
+            ),
+            "baseline" if name == data.baseline else "",
+        )
+        for name, variant in declared.items()
+    ]
+    columns = (text("variant"), text("modification"), prose("description"), prose("details"), prose("changes"))
+    return Table("variants", "Variants", columns, tuple(lines))
+
+
 def identity_table(data: ReportData) -> Table:
     """Which study, which run: the hash that fixes the plan, and what amended it."""
     amendments = [entry for entry in data.ledger if entry.kind == "amendment"]

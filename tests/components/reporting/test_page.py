@@ -10,6 +10,7 @@ import pytest
 from podium.components.reporting.build import Report, render
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
+from podium.components.study.schema import Study
 
 STATES = [
     {"stages": 0},
@@ -166,3 +167,14 @@ def test_the_summary_reads_as_markdown(rendered: Callable[..., Report]) -> None:
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
     assert "podium run param-allocation" in text
+
+
+def test_what_each_variant_changes_is_told_where_the_study_describes_it(
+    make_report: Callable[..., ReportData], study: Callable[..., Study]
+) -> None:
+    data = make_report(stages=1)
+    assert "variants" not in parsed(render(data).html).tables
+    palm = {"description": "side by side", "modification": "architecture", "details": "after PaLM"}
+    described = study(variants={"palm": {**palm, "overrides": {"model.d_ff": 256}}})
+    cells = parsed(render(replace(data, study=described)).html).tables["variants"]
+    assert {"palm", "architecture", "side by side", "after PaLM", "model.d_ff = 256"} <= set(cells)
