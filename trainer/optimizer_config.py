@@ -59,8 +59,9 @@ class MuonConfig(Section):
     variance_beta2: float = Field(default=0.95, ge=0, lt=1)
     weight_decay: float = Field(default=0.0, ge=0)
     """Decoupled decay of every entry of the matrices."""
-    cautious_weight_decay: float = Field(default=0.0, ge=0)
-    """Decay of those entries alone that the update makes smaller too (CWD, Chen et al., 2025); 0 is off."""
+    cautious_weight_decay: bool = False
+    """Decay, by `cautious_decay`, those entries alone that the update makes smaller too (CWD, Chen et al., 2025)."""
+    cautious_decay: float = Field(default=0.1, gt=0)
     rest: RestConfig = RestConfig()
 
     @property
@@ -72,8 +73,7 @@ class MuonConfig(Section):
     def _check(self) -> Self:
         if self.weight_decay and self.cautious_weight_decay:
             raise ValueError(
-                "give weight_decay or cautious_weight_decay, "
-                f"got {self.weight_decay:g} and {self.cautious_weight_decay:g}"
+                f"weight_decay must be 0 with cautious_weight_decay, got {self.weight_decay:g}: one or the other"
             )
         return self
 

@@ -173,7 +173,7 @@ class Muon:
         if decay:
             torch._foreach_mul_(share.parameters, 1 - decay)
         if self._config.cautious_weight_decay:
-            self._decay_cautiously(share.parameters, updates, rate * self._config.cautious_weight_decay)
+            self._decay_cautiously(share.parameters, updates, rate * self._config.cautious_decay)
         torch._foreach_add_(share.parameters, updates, alpha=-rate * scale)
 
     def _equalize_rows(self, parameters: list[Tensor], updates_KMN: Tensor) -> Tensor:

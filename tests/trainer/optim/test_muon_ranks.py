@@ -23,7 +23,7 @@ def train(ranks):
     # three matrices of one shape (an odd number for two ranks), a stack, and one of its own shape
     model.blocks = nn.ParameterList([torch.randn(8, 16) for _ in range(3)] + [torch.randn(3, 8, 8), torch.randn(8, 4)])
     model.gain = nn.Parameter(torch.randn(8))
-    config = MuonConfig(name="muon", learning_rate=0.01, variance_reduction=True, cautious_weight_decay=0.1)
+    config = MuonConfig(name="muon", learning_rate=0.01, variance_reduction=True, cautious_weight_decay=True)
     optimizer = build_optimizer(model, config, ranks=ranks)
     optimizer.warm_up()
     for step in range(6):
