@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, get_args
 
-Kind = Literal["training", "evaluation", "compile", "checkpoint"]
+Kind = Literal["training", "evaluation", "compile", "checkpoint", "untimed"]
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
     ) -> None:
         self._synchronize = synchronize
         self._now = now
-        self._seconds: dict[Kind, float] = {"training": 0.0, "evaluation": 0.0, "compile": 0.0, "checkpoint": 0.0}
+        self._seconds: dict[Kind, float] = dict.fromkeys(get_args(Kind), 0.0)
         self._kind: Kind | None = None
         self._since = 0.0
 
@@ -47,7 +47,7 @@ class Clock:
     def load_state_dict(self, state: dict[str, float]) -> None:
         """Go on from these seconds."""
         for kind in self._seconds:
-            self._seconds[kind] = state[kind]
+            self._seconds[kind] = state.get(kind, 0.0)
 
     def _switch(self, kind: Kind | None) -> Kind | None:
         self._synchronize()

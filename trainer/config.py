@@ -10,7 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from podium.trainer.curriculum_config import CurriculumConfig
 from podium.trainer.errors import ConfigError
+from podium.trainer.extension_config import Extension
 from podium.trainer.model_config import ModelConfig
 from podium.trainer.optimizer_config import OptimizerConfig
 from podium.trainer.section import Section
@@ -24,6 +26,9 @@ class DataConfig(Section):
 
     sequence_length: int = Field(gt=1)
     """Tokens the model sees in one sequence (T); each sequence reads T + 1 tokens of the shard."""
+    order: Literal["shuffled", "sequential"] = "shuffled"
+    """shuffled: every epoch in an order drawn from the seed; sequential: as the shards have them, as the speedruns do.
+    Neither depends on the number of devices."""
     train_split: str = "train"
     validation_split: str = "validation"
 
@@ -172,8 +177,18 @@ class RuntimeConfig(Section):
     """auto: bf16 where the device has it, else fp16 with a gradient scaler, fp32 on a CPU."""
     compile: Literal["auto", "always", "never"] = "auto"
     """auto: compile on CUDA for runs long enough to earn it back."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"] = "default"
+    """`torch.compile`'s mode: reduce-overhead (CUDA graphs) serves small models, max-autotune compiles for long."""
     threads: int | None = Field(default=None, gt=0)
     """CPU threads of PyTorch. Resume is bit-exact only for the same number, so a study states it."""
+    deterministic: bool = True
+    """On a GPU: kernels that give the same bits every time, which a bit-exact resume takes. They cost some speed."""
+    attention: Literal["auto", "cudnn", "flash"] = "auto"
+    """On a GPU: whose attention kernel. auto: PyTorch chooses."""
+    head_chunk_tokens: int | None = Field(default=None, gt=0)
+    """On a GPU: tokens whose logits exist at once in training; null: all of a forward pass. Saves memory, not time."""
+    untimed_steps: int = Field(default=0, ge=0)
+    """First steps that the training clock leaves out (reported apart), as the 2024 speedruns leave out 10."""
 
 
 class TrainConfig(Section):
@@ -183,6 +198,8 @@ class TrainConfig(Section):
     data: DataConfig
     optimizer: OptimizerConfig
     schedule: ScheduleConfig = ScheduleConfig()
+    curriculum: CurriculumConfig | None = None
+    """Sequence lengths that grow while training; null: all steps alike."""
     batch: BatchConfig
     max_steps: Count | None = Field(default=None, gt=0)
     """Optimizer steps; give this or max_tokens."""
@@ -194,13 +211,15 @@ class TrainConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     stop: StopRules = StopRules()
     runtime: RuntimeConfig = RuntimeConfig()
+    extension: Extension | None = None
+    """A user's own code, which makes the model."""
     seed: int = Field(default=42, ge=0)
     """Seeds Python, NumPy, PyTorch and the data order."""
     preset: str = "custom"
 
     @property
     def tokens_per_step(self) -> int:
-        """Tokens of one optimizer step over all devices."""
+        """Tokens of one optimizer step over all devices, at full length."""
         return self.batch.sequences * self.data.sequence_length
 
     @property
@@ -213,7 +232,7 @@ class TrainConfig(Section):
 
     @property
     def tokens(self) -> int:
-        """Training tokens of the whole run."""
+        """Training tokens of the whole run; with a curriculum the most that it can have."""
         return self.steps * self.tokens_per_step
 
     @property
@@ -234,6 +253,16 @@ class TrainConfig(Section):
                 f"schedule.warmdown_steps must be at most the run's {self.steps} steps, "
                 f"got {self.schedule.warmdown_steps}"
             )
+        if self.curriculum is not None:
+            if self.curriculum.lengths[-1] != self.data.sequence_length:
+                raise ValueError(
+                    f"curriculum.lengths must end with data.sequence_length = {self.data.sequence_length}, "
+                    f"got {self.curriculum.lengths}"
+                )
+            if self.max_tokens is not None:
+                raise ValueError(
+                    "curriculum: when the lengths change decides the tokens, so give max_steps, got max_tokens"
+                )
         self.batch.accumulation_steps()
         return self
 

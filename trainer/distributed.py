@@ -26,8 +26,8 @@ class Ranks:
         return self.rank == 0
 
     def wrap(self, model: nn.Module, device: torch.device) -> nn.Module:
-        """The model that averages its gradients over ranks in `backward`."""
-        if self.world_size == 1:
+        """The model that averages its gradients over ranks in `backward`, or else in `finish_gradients`."""
+        if self.world_size == 1 or changes_layers(model):
             return model
         from torch.nn.parallel import DistributedDataParallel
 
@@ -35,7 +35,19 @@ class Ranks:
 
     def without_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """A context for all but the last of a step's backward passes: gradients gather locally."""
-        return nullcontext() if self.world_size == 1 else model.no_sync()  # type: ignore[operator]
+        return model.no_sync() if hasattr(model, "no_sync") else nullcontext()  # type: ignore[operator]
+
+    def finish_gradients(self, model: nn.Module) -> None:
+        """Average the gradients of a model that `wrap` left as it is: of those parameters that have one, on all ranks
+        alike. DistributedDataParallel would wait for the others, or search for them after every pass.
+        """
+        if self.world_size == 1 or hasattr(model, "no_sync"):
+            return
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        work = [torch.distributed.all_reduce(gradient, async_op=True) for gradient in gradients]
+        for handle in work:
+            handle.wait()
+        torch._foreach_div_(gradients, self.world_size)
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean over ranks, in place."""
@@ -64,6 +76,11 @@ class Ranks:
         """Wait until every rank is here."""
         if self.world_size > 1:
             torch.distributed.barrier()
+
+
+def changes_layers(model: nn.Module) -> bool:
+    """Whether which parameters have a gradient changes from step to step (`begin_step` decides)."""
+    return bool(getattr(model, "changes_layers", False))
 
 
 def launched_ranks() -> Ranks:

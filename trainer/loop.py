@@ -6,6 +6,8 @@ that is the same, bit for bit, but for times.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -24,12 +26,25 @@ from podium.trainer.reporting import Progress, Reporter
 from podium.trainer.result import Status
 from podium.trainer.setup import Parts
 from podium.trainer.state import RunState, finite
+from podium.trainer.step_aware import after_step, begin_step
 from podium.trainer.stopping import first_stop
 
 STEPS_BETWEEN_READS = 10
 """On a GPU losses are read in groups: asking for every one would make the device wait."""
 SLOW_STEP_SECONDS = 0.5
 """Steps that take longer are read one by one even there, so that a request to stop is seen in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Taken:
+    """A step whose loss and gradient norm are still on the device."""
+
+    rate: float
+    loss: Tensor
+    norm: Tensor
+    seconds: float
+    """The training clock's after it was issued."""
+    tokens: int
 
 
 class Loop:
@@ -55,8 +70,8 @@ class Loop:
         self.saved_step = saved_step
         self._on_gpu = parts.precision.device.type == "cuda"
         self._read_every = STEPS_BETWEEN_READS if self._on_gpu else 1
-        self._unread: list[tuple[float, Tensor, Tensor, float]] = []
-        self._began_step, self._began_seconds = state.step, clock.seconds("training")
+        self._unread: list[_Taken] = []
+        self._began_step, self._began_tokens, self._began_seconds = state.step, state.tokens, self._seconds
         self._ending: Ending | None = None
 
     def run(self) -> Ending:
@@ -64,38 +79,54 @@ class Loop:
         config = self._config
         # A rule may have been met before the checkpoint, or the reference's curve have come since.
         self._judge()
+        if config.runtime.untimed_steps:
+            with self._clock.measure("untimed"):
+                self._train_until(min(config.runtime.untimed_steps, config.steps))
         with self._clock.measure("training"):
-            while self._ending is None:
-                step = self.state.step + len(self._unread) + 1
-                self._step(step)
-                evaluates = step % config.evaluation.every_steps == 0 or step == config.steps
-                saves = step % config.checkpoint.every_steps == 0 or step == config.steps
-                if evaluates or saves or step % self._read_every == 0:
-                    self._read_steps()
-                    # before anything can be saved at this step: who goes on from it does not evaluate it again
-                    if evaluates and self._ending is None:
-                        self._evaluate()
-                    self._obey()
-                if saves:
-                    self._save()
+            self._train_until(config.steps)
+        assert self._ending is not None
         if self.saved_step != self.state.step:
             self._save()
         return self._ending
 
+    def _train_until(self, last: int) -> None:
+        config, curriculum = self._config, self._parts.curriculum
+        while self._ending is None and (step := self.state.step + len(self._unread) + 1) <= last:
+            self._step(step)
+            evaluates = step % config.evaluation.every_steps == 0 or step == config.steps
+            saves = step % config.checkpoint.every_steps == 0 or step == config.steps
+            grows = curriculum.judges_at(step)
+            if evaluates or saves or grows or step == last or step % self._read_every == 0:
+                self._read_steps()
+                # before anything can be saved at this step: who goes on from it does not decide or evaluate it again
+                if grows and self._ending is None and curriculum.judge(step):
+                    self._reporter.say(f"step {step}: sequences of {curriculum.shape.length} tokens from here on")
+                if evaluates and self._ending is None:
+                    self._evaluate()
+                self._obey()
+            if saves:
+                self._save()
+
     def _step(self, step: int) -> None:
-        config = self._config
+        config, parts = self._config, self._parts
+        shape = parts.curriculum.shape
+        begin_step(parts.model, step, config.steps, config.seed)
         rate = learning_rate(step, config.steps, config.optimizer.learning_rate, config.schedule)
-        loss, norm = self._parts.stepper.step(rate, *self._parts.loader.next_batch())
-        self._unread.append((rate, loss, norm, self._clock.seconds("training")))
+        loss, norm = parts.stepper.step(rate, *parts.loader.next_batch(shape), sequences=shape.sequences)
+        after_step(parts.model, step)
+        self._unread.append(_Taken(rate, loss, norm, self._clock.seconds("training"), shape.tokens))
 
     def _read_steps(self) -> None:
         """Fetch the losses of the steps taken since the last time."""
-        losses = self._ranks.mean(torch.stack([loss for _, loss, _, _ in self._unread])).tolist()
-        norms = torch.stack([norm for _, _, norm, _ in self._unread]).tolist()
-        for (rate, _, _, seconds), loss, norm in zip(self._unread, losses, norms, strict=True):
-            self.state.note_step(loss, norm)
+        losses = self._ranks.mean(torch.stack([taken.loss for taken in self._unread])).tolist()
+        norms = torch.stack([taken.norm for taken in self._unread]).tolist()
+        for taken, loss, norm in zip(self._unread, losses, norms, strict=True):
+            self.state.note_step(loss, norm, taken.tokens)
+            if self.state.step <= self._config.runtime.untimed_steps:
+                self.state.untimed_tokens += taken.tokens
+            self._parts.curriculum.note(loss)
             if self._recorder is not None:
-                self._recorder.add_step(self.state, loss, rate, norm, seconds)
+                self._recorder.add_step(self.state, loss, taken.rate, norm, taken.seconds)
             if finite(loss) is None:
                 self._ending = Ending.diverged(self.state.step, self._tokens)
                 break
@@ -109,14 +140,14 @@ class Loop:
             [
                 float(self._requests.reason is not None),
                 float(limit is not None and seconds >= limit),
-                (seconds - self._began_seconds) / (self.state.step - self._began_step),
+                (self._seconds - self._began_seconds) / (self.state.step - self._began_step),
             ],
             self._parts.precision.device,
         )
         if self._on_gpu:
             self._read_every = 1 if seconds_per_step > SLOW_STEP_SECONDS else STEPS_BETWEEN_READS
         steps, left = self._config.steps, self._config.steps - self.state.step
-        speed = self._config.tokens_per_step / seconds_per_step
+        speed = (self._tokens - self._began_tokens) / (self.state.step - self._began_step) / seconds_per_step
         self._reporter.progress(
             Progress(self.state.step, steps, self._tokens, self.state.train_loss, speed, left * seconds_per_step)
         )
@@ -183,7 +214,7 @@ class Loop:
         if stop is not None:
             self._ending = Ending.stopped(stop)
         elif self.state.step >= self._config.steps:
-            self._ending = Ending.completed(self._config)
+            self._ending = Ending.completed(self.state.step, self._tokens)
 
     def _save(self) -> None:
         """A full checkpoint, unless the weights are not numbers any more: those can serve nobody."""
@@ -195,4 +226,9 @@ class Loop:
 
     @property
     def _tokens(self) -> int:
-        return self.state.step * self._config.tokens_per_step
+        return self.state.tokens
+
+    @property
+    def _seconds(self) -> float:
+        """Of all steps, on the training clock or before it."""
+        return self._clock.seconds("training") + self._clock.seconds("untimed")

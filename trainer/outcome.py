@@ -34,9 +34,9 @@ class Ending:
     kill_tokens: int | None = None
 
     @classmethod
-    def completed(cls, config: TrainConfig) -> Ending:
+    def completed(cls, steps: int, tokens: int) -> Ending:
         """Every step was taken."""
-        return cls(Status.COMPLETED, f"all {config.steps} steps done", config.tokens)
+        return cls(Status.COMPLETED, f"all {steps} steps done", tokens)
 
     @classmethod
     def stopped(cls, stop: Stop) -> Ending:
@@ -97,7 +97,6 @@ def full_result(
     world_size: int,
 ) -> TrialResult:
     """All that a run which was not cut short knows; `saved_step` is its last full checkpoint's."""
-    tokens = state.step * config.tokens_per_step
     training = clock.seconds("training")
     judged = [point for point in state.points if point.tokens <= ending.judged_tokens]
     final = judged[-1] if judged and judged[-1].tokens == ending.judged_tokens else None
@@ -110,8 +109,8 @@ def full_result(
     return base.model_copy(
         update={
             "steps": state.step,
-            "tokens": tokens,
-            "stopped_tokens": None if ending.status is Status.COMPLETED else tokens,
+            "tokens": state.tokens,
+            "stopped_tokens": None if ending.status is Status.COMPLETED else state.tokens,
             "passes": passes,
             "final_train_loss": state.train_loss,
             "final_val_loss": final.val_loss if final else None,
@@ -124,7 +123,8 @@ def full_result(
             "evaluation_seconds": clock.seconds("evaluation"),
             "compile_seconds": clock.seconds("compile"),
             "checkpoint_seconds": clock.seconds("checkpoint"),
-            "tokens_per_second": tokens / training if training > 0 else None,
+            "untimed_seconds": clock.seconds("untimed"),
+            "tokens_per_second": (state.tokens - state.untimed_tokens) / training if training > 0 else None,
             "peak_memory_bytes": peak_memory_bytes(device),
             "final_model": f"{prefix}{FINAL}.safetensors",
             "best_model": best_model if has_best else None,

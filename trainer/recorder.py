@@ -66,8 +66,7 @@ class Recorder:
 
     def add_step(self, state: RunState, loss: float, rate: float, norm: float, seconds: float) -> None:
         """The line of the step that `state` has just noted."""
-        tokens = state.step * self._spec.config.tokens_per_step
-        self._metrics.add(train_line(state.step, tokens, loss, rate, norm, seconds))
+        self._metrics.add(train_line(state.step, state.tokens, loss, rate, norm, seconds))
         if time.monotonic() - self._last_put > PUT_SECONDS:
             self._put()
 
@@ -120,7 +119,7 @@ class Recorder:
         point = state.points[-1] if state.points and state.points[-1].step == state.step else None
         loss = point.val_loss if point else None
         return {
-            "tokens": state.step * self._spec.config.tokens_per_step,
+            "tokens": state.tokens,
             "train_loss": state.train_loss,
             "val_loss": loss,
             "val_perplexity": None if loss is None else finite(perplexity_of(loss)),

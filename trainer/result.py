@@ -32,6 +32,10 @@ class ParameterCounts(Section):
     norm: int
     output: int
     """The output projection; 0 where it is tied to the embedding."""
+    router: int = 0
+    """The routers of a mixture of experts."""
+    active: int | None = None
+    """Parameters that one token passes through, of a mixture of experts; None where that is all."""
 
 
 class Versions(Section):
@@ -80,10 +84,12 @@ class TrialResult(Section):
     """Where that was noticed."""
     kill_detail: str | None = None
     training_seconds: float | None = None
-    """Evaluation, compilation and checkpoints apart. Summed over attempts."""
+    """Evaluation, compilation, checkpoints and untimed steps apart. Summed over attempts."""
     evaluation_seconds: float | None = None
     compile_seconds: float | None = None
     checkpoint_seconds: float | None = None
+    untimed_seconds: float | None = None
+    """Of the first steps, where the run was asked to leave them out of `training_seconds`."""
     tokens_per_second: float | None = None
     peak_memory_bytes: int | None = None
     parameters: ParameterCounts | None = None
@@ -96,6 +102,10 @@ class TrialResult(Section):
     cost_usd: float | None = None
     """Filled by the conductor; lost attempts included."""
     attempts: int = 1
+    memory_fallbacks: list[str] = []
+    """What was made smaller because memory ran out, a sentence each."""
+    final_val_loss_by_domain: dict[str, float] | None = None
+    """The final evaluation by domain of the text, where the data has domains."""
     log_tail: list[str] = []
     """The last 20 lines of the log of a broken trial."""
     final_model: str | None = None
@@ -103,3 +113,14 @@ class TrialResult(Section):
     last_checkpoint: str | None = None
     """Keys of the files, relative to the run's folder, so that a moved store stays readable."""
     versions: Versions | None = None
+
+    @property
+    def clocks(self) -> tuple[float | None, ...]:
+        """Seconds of everything that the trainer's own clock counts apart."""
+        return (
+            self.training_seconds,
+            self.evaluation_seconds,
+            self.compile_seconds,
+            self.checkpoint_seconds,
+            self.untimed_seconds,
+        )

@@ -121,7 +121,7 @@ class _Attempt:
             self.reporter.say(f"{self._description(parts)}, {whence}")
         if compiles(config, parts.precision):
             with self.clock.measure("compile"):
-                warm_up(parts, self._micro_batch)
+                warm_up(parts, ranks)
             self.reporter.say(f"compiled in {self.clock.seconds('compile'):.1f} s")
         judges = ranks.is_first and config.stop.kill is not None
         reference = ReferenceCurve(spec.reference_curves if judges else [], config.tokens)
@@ -148,7 +148,7 @@ class _Attempt:
             folder=self.folder,
             prefix=self.prefix,
             saved_step=loop.saved_step,
-            passes=parts.loader.passes(loop.state.step * self.config.tokens_per_step),
+            passes=parts.loader.passes(loop.state.tokens),
             device=self.device,
             world_size=self.ranks.world_size,
         )
@@ -161,7 +161,7 @@ class _Attempt:
         ending = Ending.out_of_memory(
             f"{self._micro_batch} × {self.config.data.sequence_length} tokens in one forward pass "
             f"({self.config.batch.sequences} sequences a step) on {self.device}",
-            self.state.step * self.config.tokens_per_step,
+            self.state.tokens,
         )
         result = base_result(self.spec, self.run_name, ending, self.number)
         result = result.model_copy(

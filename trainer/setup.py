@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from podium.trainer.config import TrainConfig
-from podium.trainer.data.loader import SequenceLoader
+from podium.trainer.curriculum import Curriculum
+from podium.trainer.data.loader import SequenceLoader, rank_slice
 from podium.trainer.data.manifest import TOKEN_BYTES, load_manifest
 from podium.trainer.data_fit import check_data
 from podium.trainer.distributed import Ranks
@@ -19,7 +20,7 @@ from podium.trainer.models.build import build_model
 from podium.trainer.optim.build import Optimizer, build_optimizer
 from podium.trainer.precision import Precision
 from podium.trainer.seeding import seed_everything
-from podium.trainer.stepper import Stepper
+from podium.trainer.stepper import Stepper, passes
 from podium.trainer.storage import open_storage
 
 COMPILE_PAYS_STEPS = 1000
@@ -37,6 +38,7 @@ class Parts:
     """The same model, averaging gradients over ranks."""
     optimizer: Optimizer
     stepper: Stepper
+    curriculum: Curriculum
     loader: SequenceLoader
     data: Path
     token_bytes: npt.NDArray[np.integer] | None
@@ -49,7 +51,7 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     Raises ConfigError and DataError where config, data and ranks do not go together.
     """
     check_data(config, load_manifest(open_storage(str(data))))
-    accumulation_steps = config.batch.accumulation_steps(ranks.world_size)
+    config.batch.accumulation_steps(ranks.world_size)  # refuses ranks among which the batch does not divide
     loader = SequenceLoader(
         data,
         config.data.train_split,
@@ -58,25 +60,33 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
         seed=config.seed,
         rank=ranks.rank,
         world_size=ranks.world_size,
+        shuffle=config.data.order == "shuffled",
     )
     seed_everything(config.seed)
     # on the CPU first: the same seed gives the same weights on every device
     model = build_model(config.model).to(precision.device)
     if compiles(config, precision):
-        model.compile()
+        model.compile(mode=None if config.runtime.compile_mode == "default" else config.runtime.compile_mode)
     optimizer = build_optimizer(model, config.optimizer, ranks=ranks, compiled=compiles(config, precision))
     wrapped = ranks.wrap(model, precision.device)
     stepper = Stepper(
         wrapped,
         optimizer,
         precision,
-        accumulation_steps=accumulation_steps,
+        micro_tokens=micro_tokens(config),
         max_grad_norm=config.max_grad_norm,
         ranks=ranks,
     )
     path = data / TOKEN_BYTES
     token_bytes = np.load(path) if path.is_file() else None
-    return Parts(config, precision, model, wrapped, optimizer, stepper, loader, data, token_bytes)
+    curriculum = Curriculum(config)
+    return Parts(config, precision, model, wrapped, optimizer, stepper, curriculum, loader, data, token_bytes)
+
+
+def micro_tokens(config: TrainConfig) -> int | None:
+    """The most tokens of one forward pass on one device."""
+    micro = config.batch.micro_batch
+    return None if micro is None else micro * config.data.sequence_length
 
 
 def compiles(config: TrainConfig, precision: Precision) -> bool:
@@ -86,17 +96,29 @@ def compiles(config: TrainConfig, precision: Precision) -> bool:
     return config.runtime.compile == "always"
 
 
-def warm_up(parts: Parts, sequences: int) -> None:
+def warm_up(parts: Parts, ranks: Ranks) -> None:
     """Make the compiler see every shape of the run before the clock starts; changes no weight and no random state."""
-    length, device = parts.config.data.sequence_length, parts.precision.device
-    tokens_bT = torch.zeros(sequences, length, dtype=torch.int64, device=device)
-    with parts.precision.autocast():
-        _, loss = parts.model(tokens_bT, tokens_bT)
-    loss.backward()
-    parts.optimizer.zero_grad()
+    device = parts.precision.device
+    for sequences, length in training_shapes(parts, ranks):
+        tokens_bT = torch.zeros(sequences, length, dtype=torch.int64, device=device)
+        with parts.precision.autocast():
+            _, loss = parts.wrapped(tokens_bT, tokens_bT)
+        loss.backward()
+        parts.optimizer.zero_grad()
     parts.optimizer.warm_up()
+    length = parts.config.data.sequence_length
     evaluated_BT = torch.zeros(parts.config.evaluation.batch_sequences, length, dtype=torch.int64, device=device)
     parts.model.eval()
     with torch.no_grad(), parts.precision.autocast():
         parts.model(evaluated_BT)
     parts.model.train()
+
+
+def training_shapes(parts: Parts, ranks: Ranks) -> list[tuple[int, int]]:
+    """(sequences, length) of every forward pass that this rank's training will make, each once."""
+    found: list[tuple[int, int]] = []
+    most = micro_tokens(parts.config)
+    for shape in parts.curriculum.shapes:
+        first, last = rank_slice(shape.sequences, ranks.rank, ranks.world_size)
+        found += [(sequences, shape.length) for sequences in passes(last - first, shape.length, most)]
+    return list(dict.fromkeys(found))

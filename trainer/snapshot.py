@@ -23,6 +23,7 @@ def take(parts: Parts, state: RunState, clock: Clock) -> dict[str, Any]:
             "learning_rate": parts.optimizer.param_groups[0]["lr"],
             "run": state.state_dict(),
             "clock": clock.state_dict(),
+            "curriculum": parts.curriculum.state_dict(),
             "loss_scale": None if scaler is None else scaler.state_dict(),
         },
         **random_state(),
@@ -41,5 +42,6 @@ def restore(start: Start, parts: Parts, clock: Clock) -> RunState:
     if parts.stepper.scaler is not None and schedule["loss_scale"] is not None:
         parts.stepper.scaler.load_state_dict(schedule["loss_scale"])
     clock.load_state_dict(schedule["clock"])
+    parts.curriculum.load_state_dict(schedule["curriculum"])
     restore_random_state(held)
     return RunState.from_state_dict(schedule["run"])

@@ -16,6 +16,10 @@ class RunState:
 
     step: int = 0
     """Optimizer steps done."""
+    tokens: int = 0
+    """Tokens of these steps."""
+    untimed_tokens: int = 0
+    """Those of them that the training clock left out."""
     train_loss: float | None = None
     """Of the last step; nats per token, the mean over the global batch."""
     points: list[Point] = field(default_factory=list)
@@ -23,9 +27,10 @@ class RunState:
     gradient_norms: list[float | None] = field(default_factory=list)
     """Of the steps since the last evaluation."""
 
-    def note_step(self, loss: float, gradient_norm: float) -> None:
-        """Count one optimizer step."""
+    def note_step(self, loss: float, gradient_norm: float, tokens: int) -> None:
+        """Count one optimizer step, of so many tokens."""
         self.step += 1
+        self.tokens += tokens
         self.train_loss = finite(loss)
         self.gradient_norms.append(finite(gradient_norm))
 
@@ -43,6 +48,8 @@ class RunState:
         """Plain types only."""
         return {
             "step": self.step,
+            "tokens": self.tokens,
+            "untimed_tokens": self.untimed_tokens,
             "train_loss": self.train_loss,
             "points": [asdict(point) for point in self.points],
             "gradient_norms": list(self.gradient_norms),
@@ -53,6 +60,8 @@ class RunState:
         """The reverse of `state_dict`."""
         return cls(
             step=state["step"],
+            tokens=state["tokens"],
+            untimed_tokens=state["untimed_tokens"],
             train_loss=state["train_loss"],
             points=[Point(**point) for point in state["points"]],
             gradient_norms=list(state["gradient_norms"]),

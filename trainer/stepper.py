@@ -17,6 +17,14 @@ from podium.trainer.optim.build import Optimizer
 from podium.trainer.precision import Precision
 
 
+def passes(sequences: int, length: int, micro_tokens: int | None) -> list[int]:
+    """Sequences of each forward pass of at most `micro_tokens`, none where that is null; two sizes at most."""
+    most = sequences if micro_tokens is None else max(1, micro_tokens // length)
+    count = -(-sequences // most)
+    size, rest = divmod(sequences, count)
+    return [size + 1] * rest + [size] * (count - rest)
+
+
 class Stepper:
     """Takes optimizer steps on the batches it is given."""
 
@@ -26,26 +34,35 @@ class Stepper:
         optimizer: Optimizer,
         precision: Precision,
         *,
-        accumulation_steps: int,
+        micro_tokens: int | None = None,
         max_grad_norm: float | None,
         ranks: Ranks = Ranks(),  # noqa: B008  frozen
     ) -> None:
-        """`model` is `Ranks.wrap`'s; the batch of a step is divided into `accumulation_steps` forward passes."""
+        """`model` is `Ranks.wrap`'s; a forward pass has at most `micro_tokens`, by default all of this rank's share."""
         self._model = model
         self._optimizer = optimizer
         self._precision = precision
-        self._accumulation_steps = accumulation_steps
+        self._micro_tokens = micro_tokens
         self._max_grad_norm = max_grad_norm
         self._ranks = ranks
         self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.scaler = torch.amp.GradScaler(precision.device.type) if precision.needs_scaler else None
 
     def step(
-        self, learning_rate: float, x_BT: npt.NDArray[np.int64], y_BT: npt.NDArray[np.int64]
+        self,
+        learning_rate: float,
+        x_BT: npt.NDArray[np.int64],
+        y_BT: npt.NDArray[np.int64],
+        *,
+        sequences: int | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(loss in nats, gradient norm before clipping), scalars on the device; the loss is this rank's mean."""
+        """(loss in nats, gradient norm before clipping), scalars on the device; over ranks the losses' mean counts.
+
+        `sequences` is the step's number of them over all ranks, by default as many on every rank as here.
+        """
         self._optimizer.set_learning_rate(learning_rate)
-        loss = self._accumulate(self._to_device(x_BT), self._to_device(y_BT))
+        share = (sequences or len(x_BT) * self._ranks.world_size) / self._ranks.world_size
+        loss = self._accumulate(self._to_device(x_BT), self._to_device(y_BT), share)
         if self.scaler is not None:
             self.scaler.unscale_(self._optimizer)  # type: ignore[arg-type]
         norm = self._gradient_norm()
@@ -58,17 +75,19 @@ class Stepper:
         self._optimizer.zero_grad()
         return loss, norm
 
-    def _accumulate(self, x_BT: Tensor, y_BT: Tensor) -> Tensor:
-        """Gradients of the mean over the global batch. Every pass has the same number of tokens, as has every rank."""
-        n = self._accumulation_steps
+    def _accumulate(self, x_BT: Tensor, y_BT: Tensor, share: float) -> Tensor:
+        """Gradients of the mean over the global batch; `share` is how many sequences a rank has on average."""
+        sizes = passes(len(x_BT), x_BT.shape[1], self._micro_tokens)
         total: Tensor | None = None
-        for index, (x_bT, y_bT) in enumerate(zip(x_BT.chunk(n), y_BT.chunk(n), strict=True)):
-            with nullcontext() if index == n - 1 else self._ranks.without_sync(self._model):
+        for index, (x_bT, y_bT) in enumerate(zip(torch.split(x_BT, sizes), torch.split(y_BT, sizes), strict=True)):
+            with nullcontext() if index == len(sizes) - 1 else self._ranks.without_sync(self._model):
                 with self._precision.autocast():
                     _, loss = self._model(x_bT, y_bT)
-                share = loss if n == 1 else loss / n
-                (share if self.scaler is None else self.scaler.scale(share)).backward()
-            total = share.detach() if total is None else total + share.detach()
+                # every sequence of a step counts alike, however many there are in this pass and on this rank
+                part = loss if len(x_bT) == share else loss / (share / len(x_bT))
+                (part if self.scaler is None else self.scaler.scale(part)).backward()
+            total = part.detach() if total is None else total + part.detach()
+        self._ranks.finish_gradients(self._model)
         assert total is not None
         return total
 

@@ -62,7 +62,7 @@ class Records:
             return result, 0.0
         attempts = read_attempts(self._run.storage, trial.key.folder)
         # An attempt whose end nobody saw still trained: its own clocks say how long at least.
-        clocks = (result.training_seconds, result.evaluation_seconds, result.compile_seconds, result.checkpoint_seconds)
+        clocks = result.clocks
         seconds = max(attempts.seconds, sum(clock for clock in clocks if clock is not None))
         cost = self.cost(seconds * self._devices)
         result = result.model_copy(

@@ -190,7 +190,7 @@ def elapsed_seconds(result: TrialResult) -> float | None:
     that the trainer's own clock counted where no conductor filled that in."""
     if result.device_seconds is not None:
         return result.device_seconds / (result.versions.world_size if result.versions else 1)
-    clocks = (result.training_seconds, result.evaluation_seconds, result.compile_seconds, result.checkpoint_seconds)
+    clocks = result.clocks
     return sum(clock or 0.0 for clock in clocks) if result.training_seconds is not None else None
 
 

@@ -86,7 +86,7 @@ def main() -> None:
         def take_step() -> float:
             since = time.perf_counter()
             loss, norm = parts.stepper.step(1e-4, *parts.loader.next_batch())
-            state.note_step(loss.item(), norm.item())
+            state.note_step(loss.item(), norm.item(), config.tokens_per_step)
             return time.perf_counter() - since
 
         with Recorder(RunSpec(config=config, dataset=data), folder, folder, place, clock) as recorder:

@@ -20,7 +20,7 @@ def make_stepper(tiny_config):
         torch.manual_seed(0)
         config = tiny_config()
         model = build_model(config.model)
-        settings = {"accumulation_steps": 1, "max_grad_norm": 1.0, **options}
+        settings = {"max_grad_norm": 1.0, **options}
         stepper = Stepper(model, build_optimizer(model, config.optimizer), Precision(CPU, dtype), **settings)
         return model, stepper
 
@@ -38,7 +38,7 @@ def weights(model):
 
 def test_accumulation_changes_no_step(make_stepper):
     whole, one = make_stepper()
-    parts, four = make_stepper(accumulation_steps=4)
+    parts, four = make_stepper(micro_tokens=2 * 16)
     for step in range(3):
         loss, norm = one.step(0.01, *batch(step))
         other_loss, other_norm = four.step(0.01, *batch(step))

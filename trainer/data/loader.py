@@ -2,7 +2,11 @@
 
 A split's tokens, end to end over its shards, are cut into windows of T tokens (each reads one token more, its last
 target); what is left at the end is not used. Every epoch visits every window once, in an order drawn from
-(seed, epoch). Position counts sequences since the start of training, over all ranks: it is the whole state.
+(seed, epoch), or as they lie. Position counts windows since the start of training, over all ranks: it is the whole
+state.
+
+A step of a curriculum takes as many windows as any other: cropped, each gives its first tokens; else all their tokens,
+end to end, are cut into sequences of another length.
 
 Shapes: B sequences of this rank, T tokens.
 """
@@ -10,12 +14,14 @@ Shapes: B sequences of this rank, T tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from podium.trainer.curriculum_config import StepShape
 from podium.trainer.data.manifest import load_manifest
 from podium.trainer.data.shards import Tokens, open_shard
 from podium.trainer.errors import CheckpointError, ConfigError, DataError
@@ -44,9 +50,12 @@ class TokenStream:
     def __len__(self) -> int:
         return int(self._ends[-1]) if len(self._ends) else 0
 
-    def windows(self, indices: npt.NDArray[np.int64], sequence_length: int) -> Batch:
-        """The windows of these numbers: tokens [i·T, i·T + T] each, gathered across shard ends where need be."""
-        width = sequence_length + 1
+    def windows(self, indices: npt.NDArray[np.int64], sequence_length: int, read: int | None = None) -> Batch:
+        """The windows of these numbers: tokens [i·T, i·T + T] each, gathered across shard ends where need be.
+
+        Of each, the first `read` are given, by default all T.
+        """
+        width = (read or sequence_length) + 1
         rows = np.empty((len(indices), width), dtype=np.uint16)
         starts = indices * sequence_length
         shards = np.searchsorted(self._ends, starts, side="right")
@@ -72,7 +81,10 @@ class TokenStream:
 
 
 class SequenceLoader:
-    """Training batches of one rank. `next_batch` gives this rank's contiguous slice of the global batch."""
+    """Training batches of one rank. `next_batch` gives this rank's contiguous slice of the global batch.
+
+    The batch after the one that was asked for is made on a thread meanwhile.
+    """
 
     def __init__(
         self,
@@ -98,18 +110,21 @@ class SequenceLoader:
         self._split = split
         self._length = sequence_length
         self._batch = batch_sequences
-        self._share = batch_sequences // world_size
-        self._offset = rank * self._share
+        self._rank, self._world_size = rank, world_size
         self._seed = seed
         self._shuffle = shuffle
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
         self._position = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="podium-batches")
+        self._ahead: tuple[tuple[int, StepShape], Future[Batch]] | None = None
 
-    def next_batch(self) -> Batch:
-        """The next optimizer step's x_BT and y_BT, B = batch_sequences / world_size."""
-        first = self._position + self._offset
+    def next_batch(self, shape: StepShape | None = None) -> Batch:
+        """The next optimizer step's x_BT and y_BT of this rank; `shape` is the step's over all ranks."""
+        shape = shape or StepShape(self._batch, self._length)
+        batch = self._take(self._position, shape)
         self._position += self._batch
-        return self._stream.windows(self._indices(first, first + self._share), self._length)
+        self._ahead = (self._position, shape), self._thread.submit(self._make, self._position, shape)
+        return batch
 
     def passes(self, tokens: int) -> float:
         """How often training on this many tokens goes through the split's windows."""
@@ -129,6 +144,29 @@ class SequenceLoader:
         if wrong:
             raise CheckpointError(f"loader_state: of another stream of data: {'; '.join(wrong)}")
         self._position = int(state["position"])
+
+    def close(self) -> None:
+        """End the thread. Whoever asks for no more batches need not wait for the one under way."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _take(self, position: int, shape: StepShape) -> Batch:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == (position, shape):
+            return ahead[1].result()
+        if ahead is not None:
+            ahead[1].cancel() or ahead[1].exception()  # the stream is one thread's at a time
+        return self._make(position, shape)
+
+    def _make(self, position: int, shape: StepShape) -> Batch:
+        first, last = rank_slice(shape.sequences, self._rank, self._world_size)
+        if shape.cropped or shape.length == self._length:
+            return self._stream.windows(self._indices(position + first, position + last), self._length, shape.length)
+        begin, end = first * shape.length, last * shape.length  # of the step's tokens, end to end
+        window, until = begin // self._length, -(-end // self._length)
+        batch = self._stream.windows(self._indices(position + window, position + until), self._length)
+        skipped = window * self._length
+        x, y = (part.reshape(-1)[begin - skipped : end - skipped].reshape(-1, shape.length) for part in batch)
+        return x, y
 
     def _identity(self) -> dict[str, Any]:
         return {
@@ -158,6 +196,13 @@ class SequenceLoader:
             self._orders = {known: order for known, order in self._orders.items() if known == epoch - 1}
             self._orders[epoch] = _permutation(self.sequences, self._seed, epoch, shuffle=self._shuffle)
         return self._orders[epoch]
+
+
+def rank_slice(sequences: int, rank: int, world_size: int) -> tuple[int, int]:
+    """The first and, exclusive, the last of a step's sequences that this rank takes; shares differ by one at most."""
+    share, rest = divmod(sequences, world_size)
+    first = rank * share + min(rank, rest)
+    return first, first + share + (rank < rest)
 
 
 def evaluation_batches(

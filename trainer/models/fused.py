@@ -44,7 +44,8 @@ def swiglu(gate_up: Tensor) -> Tensor:
 def relu_squared(x: Tensor) -> Tensor:
     """relu(x)² (So et al., 2021)."""
     if wants_plain(x):
-        return F.relu(x).square()
+        positive: Tensor = F.relu(x)
+        return positive * positive
     return _ReLUSquared.apply(x)  # type: ignore[no-untyped-call,no-any-return]
 
 

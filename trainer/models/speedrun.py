@@ -47,6 +47,7 @@ class Speedrun(nn.Module):
         """The layers that a training pass goes through."""
         self.active = n_layers
         """Layers that are there so far, from the bottom; an evaluation goes through all of them."""
+        self.changes_layers = config.depth_warm is not None
 
     def begin_step(self, step: int, steps: int, seed: int) -> None:
         """Decide the layers of optimizer step `step` (1 … steps): the same on every rank and after every resume."""
