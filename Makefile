@@ -13,7 +13,7 @@ SWEEP   := $(PODIUM) run param-allocation --profile $(PROFILE) --store $(STORE) 
 PYTEST  := OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test smoke lint lock images data train-embedding-sweep train-glu-sweep aggregate plots reports clean
+.PHONY: help setup demo test smoke test-cluster cluster cluster-build cluster-down lint lock images data train-embedding-sweep train-glu-sweep aggregate plots reports clean
 
 help: ## List the commands
 	@echo "make COMMAND [STORE=runs] [PROFILE=full|smoke] [DATA=builtin|wikitext-2|PATH|s3://…] [PYTHON=python3]"
@@ -37,6 +37,18 @@ test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 co
 smoke: setup ## Whole smoke studies, then runs killed at random instants (about 25 minutes on 2 cores)
 	$(PYTEST) -m slow -rP tests/smoke/test_whole_study.py
 	$(PYTEST) -m slow -n 2 --dist worksteal --ignore tests/smoke/test_whole_study.py
+
+test-cluster: setup ## Every test on a Kubernetes cluster, which is started if none runs (root, Debian 12)
+	$(VENV)/bin/python tests/cluster/setup/session.py $(TESTS)
+
+cluster: setup ## A one-node Kubernetes with S3 and the images, built once: then source .cluster/env
+	$(VENV)/bin/python tests/cluster/setup/cluster.py up
+
+cluster-build: ## What `make cluster` builds, without starting it
+	$(PYTHON) tests/cluster/setup/cluster.py build
+
+cluster-down: ## Stop that cluster; it leaves nothing behind but its cache
+	$(PYTHON) tests/cluster/setup/cluster.py down
 
 lint: setup ## ruff, mypy --strict and the import layers
 	$(VENV)/bin/ruff check .
