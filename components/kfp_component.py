@@ -12,7 +12,7 @@ A step's `component.py` is this and no more, so that every rule a step follows l
         from podium.components.step_process import step_process
         from podium.components.train.step import train as conduct_stage
 
-        with step_process("train"):
+        with step_process("train", store=store, run=run):
             return conduct_stage(run, store, stage, gpus, launcher, selection)
 
 KFP ships the function's source alone, hence the imports inside it; `component.py` must not postpone annotations

@@ -2,7 +2,8 @@
 
 On this machine kfp.local starts a step through a shell that outlives a killed parent, so PDEATHSIG alone would leave
 the step (and its trials) running. The pipeline's process names itself in `PODIUM_PIPELINE_PID`; a step watches it.
-Under Kubeflow neither variable is set and a step's life is its pod's.
+Under Kubeflow neither variable is set and a step's life is its pod's. There a step that fails leaves why in the store:
+Kubeflow's API would say only which step it was.
 """
 
 from __future__ import annotations
@@ -16,16 +17,22 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from podium.components.study.kubeflow import StepFailure, clear_failure, note_failure
 from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.storage import open_storage
 
 PIPELINE_PID = "PODIUM_PIPELINE_PID"
 """Environment: process id of the local pipeline that a step belongs to."""
 FAILURE_FILE = "PODIUM_FAILURE_FILE"
 """Environment: where a step that fails leaves why, for whoever started the pipeline."""
+
+PRIORITY_CLASS = "PODIUM_PRIORITY_CLASS"
+"""Environment: PriorityClass of the Jobs that a step starts, over the installation's."""
 
 USER_ERROR = 2
 """Exit code of a step that refuses its input; as for the command line."""
@@ -34,24 +41,31 @@ Kind = Literal["user", "failed", "crash"]
 
 
 @contextmanager
-def step_process(name: str) -> Iterator[None]:
+def step_process(
+    name: str, *, store: str = "", run: str = "", kubeflow_run: str = "", priority: str = ""
+) -> Iterator[None]:
     """Run a step's work: tied to the local pipeline's life, and every error of ours told without traceback.
 
-    Raises SystemExit with 2 for a UserError and 1 for another PodiumError; anything else, a bug, goes up as it is.
+    `store` with `run`, or with Kubeflow's run, says where a step on a cluster leaves why it failed. Raises SystemExit
+    with 2 for a UserError and 1 for another PodiumError; anything else, a bug, goes up as it is.
     """
     pid = os.environ.get(PIPELINE_PID)
     if pid:
         end_with(int(pid))
+    told = _Told(name, "" if pid else store, run, kubeflow_run)
+    told.forget()
+    if priority:
+        os.environ[PRIORITY_CLASS] = priority
     try:
         yield
     except UserError as error:
-        _report(name, "user", error.message)
+        told.report("user", error.message)
         raise SystemExit(USER_ERROR) from None
     except PodiumError as error:
-        _report(name, "failed", str(error))
+        told.report("failed", str(error))
         raise SystemExit(1) from None
     except Exception as error:
-        _report(name, "crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)
+        told.report("crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)
         raise
 
 
@@ -88,9 +102,35 @@ def _wait_by_polling(pid: int) -> None:
         time.sleep(0.5)
 
 
-def _report(name: str, kind: Kind, message: str, *, shown: bool = True) -> None:
-    if shown:
-        print(f"{name}: {message}", file=sys.stderr, flush=True)
-    path = os.environ.get(FAILURE_FILE)
-    if path:
-        Path(path).write_text(json.dumps({"step": name, "kind": kind, "message": message}), encoding="utf-8")
+@dataclass(frozen=True)
+class _Told:
+    """Where a step's failure is told: its log, the local pipeline's file, the store."""
+
+    step: str
+    store: str
+    run: str
+    kubeflow_run: str
+
+    def forget(self) -> None:
+        """Remove what an earlier attempt left in the store."""
+        if self.store:
+            # a store that can't be written fails the step's own work, with better words
+            with suppress(PodiumError):
+                clear_failure(open_storage(self.store), run_id=self.run, kubeflow_run=self.kubeflow_run)
+
+    def report(self, kind: Kind, message: str, *, shown: bool = True) -> None:
+        """Tell why the step failed; `shown` says whether the log needs it too."""
+        if shown:
+            print(f"{self.step}: {message}", file=sys.stderr, flush=True)
+        path = os.environ.get(FAILURE_FILE)
+        if path:
+            failure = {"step": self.step, "kind": kind, "message": message}
+            Path(path).write_text(json.dumps(failure), encoding="utf-8")
+        if self.store:
+            with suppress(PodiumError):
+                note_failure(
+                    open_storage(self.store),
+                    StepFailure(self.step, kind, message),
+                    run_id=self.run,
+                    kubeflow_run=self.kubeflow_run,
+                )

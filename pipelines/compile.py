@@ -7,13 +7,14 @@ defaults as they are, so that the second line of a study's text lands outside th
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from podium.components.prepare_data.gpus import study_gpus
+from podium.pipelines.installation import Installation, images, placement
 from podium.trainer.errors import UserError
 from podium.trainer.storage import open_storage
 
@@ -24,71 +25,77 @@ MAX_TEXT_BYTES = 100_000
 """All inputs of a step travel in one command line, of which Linux takes 128 KiB an argument."""
 PLACEHOLDER = "{{$"
 DEFAULT_STORE = "s3://bucket/prefix"
+CONDUCTOR_REQUESTS = {"cpu": "250m", "memory": "512Mi"}
+"""Of a stage's own pod under `launcher: job`: it follows its trials and computes nothing."""
 
 
-def compile_study(
-    study: Study,
-    out: Path,
-    *,
-    text: str,
-    profile: str,
-    store: str | None = None,
-    budget_usd: float | None = None,
-    launcher: str = "process",
-    selection: str = "",
-    node_selectors: Mapping[str, dict[str, str]] | None = None,
-    tolerations: Mapping[str, list[dict[str, Any]]] | None = None,
-) -> Path:
+@dataclass(frozen=True)
+class Options:
+    """How a study is compiled, beside its text: the inputs' defaults and what the installation sets."""
+
+    profile: str = "full"
+    store: str | None = None
+    """None for the installation's, else a placeholder."""
+    budget_usd: float | None = None
+    launcher: str | None = None
+    """None for the installation's."""
+    selection: str = ""
+    parallel: int | None = None
+    """Trials at once, where the selection says so: the pods' GPUs follow."""
+    priority: str = ""
+    installation: Installation = field(default_factory=Installation)
+
+
+def compile_study(study: Study, out: Path, *, text: str, options: Options | None = None) -> Path:
     """Compile the study's pipeline to `out`, and return `out`.
 
-    `text` with `profile` is what the pipeline carries as its inputs' defaults, `study` what they resolve to: it shapes
-    the graph and gives the GPU counts. A text over 100 kB is put into the store (`studies/<sha256>.yaml`) and its URI
-    is the default instead. Raises UserError where that needs a store and none is given.
+    `text` with the options' profile is what the pipeline carries as its inputs' defaults, `study` what they resolve to:
+    it shapes the graph and gives the GPU counts. A text over 100 kB is put into the store (`studies/<sha256>.yaml`) and
+    its URI is the default instead. Raises UserError where that needs a store and none is given.
     """
     out.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = study_pipeline(
-        study,
-        text=text,
-        profile=profile,
-        store=store,
-        budget_usd=budget_usd,
-        launcher=launcher,
-        selection=selection,
-        node_selectors=node_selectors,
-        tolerations=tolerations,
-    )
-    out.write_text(pipeline_yaml(pipeline), encoding="utf-8")
+    out.write_text(pipeline_yaml(study_pipeline(study, text=text, options=options)), encoding="utf-8")
     return out
 
 
-def study_pipeline(
-    study: Study,
-    *,
-    text: str,
-    profile: str,
-    store: str | None = None,
-    budget_usd: float | None = None,
-    launcher: str = "process",
-    selection: str = "",
-    node_selectors: Mapping[str, dict[str, str]] | None = None,
-    tolerations: Mapping[str, list[dict[str, Any]]] | None = None,
-) -> Any:
+def study_pipeline(study: Study, *, text: str, options: Options | None = None) -> Any:
     """The KFP pipeline of a study; arguments as of `compile_study`."""
     # kfp takes half a second to import, and the command line imports this module for its signatures
     from podium.pipelines.ladder import Defaults, build_ladder
 
+    options = options or Options()
+    site = options.installation
+    launcher = options.launcher or site.launcher
+    store = options.store or site.store
     defaults = Defaults(
         study=study_input(text, store),
-        profile=profile,
+        profile=options.profile,
         store=store or DEFAULT_STORE,
-        budget="" if budget_usd is None else f"{budget_usd:g}",
+        budget="" if options.budget_usd is None else f"{options.budget_usd:g}",
         launcher=launcher,
-        selection=selection,
-        gpus=study_gpus(study, launcher),
-        node_selectors=dict(node_selectors or {}),
-        tolerations=dict(tolerations or {}),
+        selection=options.selection,
+        priority=options.priority,
+        secret=site.secret,
+        config=site.config,
+        gpus=study_gpus(study, launcher, options.parallel),
+        **requests(study, launcher),
+        **placement(study, site),
+        **images(site),
+        image_pull_policy=site.image_pull_policy,
+        image_pull_secrets=tuple(site.image_pull_secrets),
+        shared_memory=site.shared_memory,
     )
     return build_ladder(study.name, list(study.stages), defaults, description=study.title or study.question)
+
+
+def requests(study: Study, launcher: str) -> dict[str, Any]:
+    """CPU and memory that each stage's pod requests: the study's, or a conductor's little where each trial is a Job."""
+    if launcher == "job":
+        return {kind: dict.fromkeys(study.stages, amount) for kind, amount in CONDUCTOR_REQUESTS.items()}
+    return {
+        kind: {name: asked for name, stage in study.stages.items() if (asked := getattr(stage.resources, kind))}
+        for kind in CONDUCTOR_REQUESTS
+    }
 
 
 def study_input(text: str, store: str | None) -> str:
@@ -112,12 +119,16 @@ def study_input(text: str, store: str | None) -> str:
     return f"{storage.uri}/{key}"
 
 
-def pipeline_yaml(pipeline: Any) -> str:
-    """The pipeline as the YAML that Kubeflow takes: its spec, and its Kubernetes settings as a second document."""
+def pipeline_documents(pipeline: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The pipeline as data: its spec, and its Kubernetes settings."""
     from google.protobuf import json_format
 
-    spec = json_format.MessageToDict(pipeline.pipeline_spec)
-    platform = json_format.MessageToDict(pipeline.platform_spec)
+    return json_format.MessageToDict(pipeline.pipeline_spec), json_format.MessageToDict(pipeline.platform_spec)
+
+
+def pipeline_yaml(pipeline: Any) -> str:
+    """The pipeline as the YAML that Kubeflow takes: its spec, and its Kubernetes settings as a second document."""
+    spec, platform = pipeline_documents(pipeline)
     name = spec["pipelineInfo"]["name"]
     return f"# Pipeline {name}, made by `podium compile`: edit the study, not this file.\n" + yaml.dump_all(
         [spec, platform], Dumper=_Dumper, sort_keys=True, allow_unicode=True, width=120

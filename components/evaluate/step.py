@@ -13,6 +13,7 @@ from contextlib import ExitStack
 
 from podium.components.launch.launcher import Ended, Launcher, Task
 from podium.components.launch.open_launcher import open_launcher
+from podium.components.reporting.build import build_report
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.finalists import Finalist, finalists
 from podium.components.study.layout import CANCEL, LEASE, evaluation_key
@@ -43,6 +44,11 @@ def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
             for finalist in waiting:
                 _record(opened, finalist, _measure(opened, starter, evaluation_task(opened, finalist, devices)))
     return [each.variant for each in finalists(opened) if _is_done(opened, each)]
+
+
+def report_page(run: str, store: str) -> str:
+    """The report as it stands, with the evaluation in it, as one HTML page."""
+    return build_report(Run.open(store, run))
 
 
 def evaluation_task(run: Run, finalist: Finalist, devices: int) -> Task:

@@ -1,11 +1,18 @@
 """How many GPUs each stage's pod requests: what the study says, and the pipeline inputs that must say the same.
 
 Kubeflow reads a pod's GPU count from a pipeline input, never from the study's text, so the count is stated twice and
-somebody can edit one of the two.
+somebody can edit one of the two. The rule that lets the study be edited in the browser and still catches a slip:
+
+- a count that is the study's is right;
+- a count that nobody changed since the pipeline was compiled is no statement about an edited text or another profile:
+  it is taken, with a note, wherever the trials can run on it (at least one trial's GPUs, or a stage on the CPU);
+- any other count contradicts the study and is refused in words;
+- under `launcher: job` it must be 0, changed or not: the pod would hold GPUs that its own Jobs wait for.
 """
 
 from __future__ import annotations
 
+from podium.components.study.graph import graph_problems
 from podium.components.study.schema import Resources, Study
 from podium.trainer.errors import Problem
 
@@ -25,31 +32,52 @@ def parse_gpus(text: str) -> dict[str, str]:
     return {stage: count.strip() for stage, _, count in (part.partition("=") for part in text.split(",") if part)}
 
 
-def gpu_problems(study: Study, gpus: str, launcher: str, parallel: int | None = None) -> list[Problem]:
-    """What in the GPU inputs contradicts the study, in words. No inputs at all (empty text) contradict nothing."""
+def gpu_problems(
+    study: Study, gpus: str, launcher: str, parallel: int | None = None, compiled: str = ""
+) -> list[Problem]:
+    """What in the GPU inputs contradicts the study, in words. No inputs at all (empty text) contradict nothing.
+
+    `compiled` are the same inputs as the pipeline was compiled with; empty where that is not known.
+    """
     if not gpus:
         return []
-    given, problems = parse_gpus(gpus), []
-    for name, needed in study_gpus(study, launcher, parallel).items():
-        count = given.get(name, "")
-        if (count or "0") == str(needed):
-            continue
-        resources = study.stages[name].resources
-        why = (
-            "with launcher job each trial's Job takes its own GPUs and the stage's pod none"
-            if launcher == "job"
-            else f"the study asks for {resources.gpus_per_trial} per trial × {parallel or resources.parallel} at once"
-        )
-        problems.append(
-            Problem(f"GPU input of stage {name}", f"must be {needed} ({why}), got {count!r}: change it or the study")
-        )
-    unknown = [name for name in given if name not in study.stages]
-    if unknown or len(given) < len(study.stages):
-        problems.append(
-            Problem(
-                "study",
-                f"its stages are {', '.join(study.stages)}, and this pipeline's graph has {', '.join(given)}: "
-                "compile the study again, the graph follows the stages' names",
-            )
-        )
-    return problems
+    given = parse_gpus(gpus)
+    problems = [
+        Problem(f"GPU input of stage {name}", _contradiction(study, name, given[name], launcher, parallel))
+        for name, needed in study_gpus(study, launcher, parallel).items()
+        if name in given and not _is(given[name], needed) and not _is_left(study, name, given, compiled, launcher)
+    ]
+    return problems + graph_problems(study, list(given))
+
+
+def gpu_notes(study: Study, gpus: str, launcher: str, parallel: int | None = None, compiled: str = "") -> list[str]:
+    """What to say of counts that were left as compiled while the study asks for others."""
+    given = parse_gpus(gpus)
+    return [
+        f"stage {name}: its pod has {given[name]} GPUs, as the pipeline was compiled, and the study would use "
+        f"{needed}: set its GPU input to {needed} to match"
+        for name, needed in study_gpus(study, launcher, parallel).items()
+        if name in given and not _is(given[name], needed) and _is_left(study, name, given, compiled, launcher)
+    ]
+
+
+def _is(count: str, needed: int) -> bool:
+    return (count or "0") == str(needed)
+
+
+def _is_left(study: Study, stage: str, given: dict[str, str], compiled: str, launcher: str) -> bool:
+    """Whether nobody changed the count and the stage's trials can run on it."""
+    count = given[stage]
+    if launcher == "job" or count != parse_gpus(compiled).get(stage) or not count.isdecimal():
+        return False
+    return int(count) >= study.stages[stage].resources.gpus_per_trial
+
+
+def _contradiction(study: Study, stage: str, count: str, launcher: str, parallel: int | None) -> str:
+    resources = study.stages[stage].resources
+    why = (
+        "with launcher job each trial's Job takes its own GPUs and the stage's pod none"
+        if launcher == "job"
+        else f"the study asks for {resources.gpus_per_trial} per trial × {parallel or resources.parallel} at once"
+    )
+    return f"must be {stage_gpus(resources, launcher, parallel)} ({why}), got {count!r}: change it or the study"

@@ -7,9 +7,12 @@ contradict it, the store, the corpus, and splits shorter than one sequence.
 from __future__ import annotations
 
 import json
+import os
 
-from podium.components.prepare_data.gpus import gpu_problems
+from podium.components.prepare_data.gpus import gpu_notes, gpu_problems
+from podium.components.step_process import PIPELINE_PID
 from podium.components.study.design import variants
+from podium.components.study.kubeflow import note_run
 from podium.components.study.load import Overrides, Selection, load_study
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
@@ -26,12 +29,23 @@ from podium.trainer.units import format_count, parse_usd
 LAUNCHERS = ("process", "job")
 
 
-def prepare(study: str, profile: str, store: str, budget: str, gpus: str, launcher: str, selection: str) -> str:
+def prepare(
+    study: str,
+    profile: str,
+    store: str,
+    budget: str,
+    gpus: str,
+    launcher: str,
+    selection: str,
+    compiled_gpus: str = "",
+    kubeflow_run: str = "",
+) -> str:
     """Make the study a run of the store and its data ready; the run's id.
 
     `study` is a YAML text, or the URI of one; `budget` dollars or empty for the study's own; `gpus` the pipeline's GPU
-    inputs as `stage=count,…`, empty where there are none; `selection` JSON or empty. Raises UserError listing every
-    problem, StorageError where the store can't be written.
+    inputs as `stage=count,…`, empty where there are none, `compiled_gpus` the same as compiled; `selection` JSON or
+    empty; `kubeflow_run` the id of Kubeflow's run. Raises UserError listing every problem, StorageError where the store
+    can't be written.
     """
     chosen, problems = parse_selection(selection)
     usd, more = _parse_budget(budget)
@@ -40,7 +54,7 @@ def prepare(study: str, profile: str, store: str, budget: str, gpus: str, launch
         problems.append(Problem("launcher", f"must be one of {', '.join(LAUNCHERS)}, got {launcher!r}"))
     text = read_study_input(study)
     loaded = load_study(text, profile=profile, overrides=Overrides(budget_usd=usd))
-    problems += gpu_problems(loaded, gpus, launcher, chosen.parallel)
+    problems += gpu_problems(loaded, gpus, launcher, chosen.parallel, compiled_gpus)
     try:
         check_selection(loaded, chosen)
     except UserError as error:
@@ -50,6 +64,10 @@ def prepare(study: str, profile: str, store: str, budget: str, gpus: str, launch
 
     run = Run.create(store, loaded, profile, chosen, text)
     print(f"run {run.id} in {run.uri}", flush=True)
+    for note in gpu_notes(loaded, gpus, launcher, chosen.parallel, compiled_gpus):
+        print(f"note: {note}", flush=True)
+    if kubeflow_run and PIPELINE_PID not in os.environ:  # kfp.local numbers its runs too
+        note_run(run.store, kubeflow_run, run.id)
     prepare_datasets(run)
     initialise(mlflow_uri(store))
     run.ledger.append("run_started", run.id, study=loaded.name, profile=loaded.profile, store=run.store_uri)

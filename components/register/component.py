@@ -17,5 +17,5 @@ def register(run: str, store: str) -> str:
     from podium.components.register.step import register as register_winner
     from podium.components.step_process import step_process
 
-    with step_process("register"):
+    with step_process("register", store=store, run=run):
         return register_winner(run, store)

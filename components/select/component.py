@@ -1,8 +1,7 @@
 """The step select as Kubeflow sees it."""
 
-from kfp.dsl import HTML, Markdown, Metrics, Output
-
 from podium.components.kfp_component import step
+from podium.components.kfp_light import dsl
 
 
 @step
@@ -11,9 +10,9 @@ def select(
     store: str,
     stage: str,
     selection: str,
-    verdict: Output[Markdown],
-    numbers: Output[Metrics],
-    report: Output[HTML],
+    verdict: dsl.Output[dsl.Markdown],
+    numbers: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.HTML],
 ) -> str:
     """Decide who goes on from the stage's results, and say why.
 
@@ -34,7 +33,7 @@ def select(
     from podium.components.select.step import select as decide_stage
     from podium.components.step_process import step_process
 
-    with step_process("select"):
+    with step_process("select", store=store, run=run):
         selected = decide_stage(run, store, stage, selection)
         Path(verdict.path).write_text(selected.markdown, encoding="utf-8")
         Path(report.path).write_text(selected.html, encoding="utf-8")

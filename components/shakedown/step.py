@@ -61,6 +61,20 @@ def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
         return _record(opened, checks, sum(each.seconds for each in attempts) * max(devices, 1))
 
 
+def gate_page(run: str, store: str) -> str:
+    """The gate's record as Markdown: what Kubeflow's page of the step shows, first of all why it failed."""
+    gate = Run.open(store, run).read_json(SHAKEDOWN) or {}
+    head = f"## Shakedown: {'passed' if passed(gate) else 'failed'}\n\n{gate.get('reason', 'no record')}\n"
+    marks = {True: "✓", False: "✗"}
+    checks = gate.get("checks", [])
+    rows = [f"| {marks[check['passed']]} | {check['name']} | {_cell(check['detail'])} |" for check in checks]
+    return "\n".join([head, "| | check | what was found |", "|---|---|---|", *rows]) + "\n"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", "<br>")
+
+
 def gate_spec(run: Run) -> RunSpec:
     """What both runs are given: the baseline of the first stage for a few steps, evaluated and saved often."""
     study, stage = run.study, run.stages[0]

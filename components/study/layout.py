@@ -4,7 +4,10 @@
 <store>/runs/<run id>/study.yaml                         as submitted and resolved: the pre-registration
                       source.json  git_diff.patch        the checkout that it was made from, and what was changed there
                       lease.json  ledger/<n>-<id>.json   trials/<stage>/<variant>/seed-<n>/
+                      jobs.json  waiting.json            where its Jobs run, what its trials wait for
                       verdicts/<stage>.json  evaluation/<variant>/  report/  logs/
+                      kubeflow.json  failure.json        Kubeflow's newest run of it, why its last step failed
+<store>/kubeflow/<Kubeflow's run>.json                   which run of ours that is
 """
 
 from __future__ import annotations
@@ -16,8 +19,13 @@ DATA = "data"
 STUDY = "study.yaml"
 LEASE = "lease.json"
 CANCEL = "cancel.json"
+JOBS = "jobs.json"
+WAITING = "waiting.json"
 SHAKEDOWN = "shakedown.json"
 REGISTRATION = "registration.json"
+KUBEFLOW = "kubeflow"
+KUBEFLOW_RUN = "kubeflow.json"
+FAILURE = "failure.json"
 SOURCE = "source.json"
 SOURCE_DIFF = "git_diff.patch"
 

@@ -4,15 +4,19 @@ from podium.components.kfp_component import trainer_step
 
 
 @trainer_step
-def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection: str) -> str:
+def train(
+    run: str, store: str, stage: str, launcher: str, gpus: str, requests: str, priority: str, selection: str
+) -> str:
     """Run a stage's trials until each has a result.
 
     Args:
         run: Id of the run.
         store: Where the run lies.
         stage: The stage's name.
-        gpus: GPUs of this step's pod.
         launcher: How trials are started: process or job.
+        gpus: GPUs of this step's pod.
+        requests: CPU and memory that this step's pod requests.
+        priority: PriorityClass of the trials' Jobs; empty for the installation's.
         selection: JSON of the part of the study to run; empty for all of it.
 
     Returns:
@@ -21,5 +25,5 @@ def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection:
     from podium.components.step_process import step_process
     from podium.components.train.step import train as conduct_stage
 
-    with step_process("train"):
+    with step_process("train", store=store, run=run, priority=priority):
         return conduct_stage(run, store, stage, gpus, launcher, selection)

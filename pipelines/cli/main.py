@@ -10,13 +10,26 @@ import typer
 from typer.core import TyperGroup
 
 import podium
-from podium.pipelines.cli import amend, compare, control, follow, planning, power, results, run, status, studies, verify
+from podium.pipelines.cli import (
+    amend,
+    compare,
+    control,
+    follow,
+    planning,
+    power,
+    results,
+    run,
+    status,
+    studies,
+    submit,
+    verify,
+)
 from podium.pipelines.cli.console import Exit, result, say
 
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [studies.studies, studies.new, studies.validate],
     "Before a run": [planning.plan, planning.compile_pipeline, power.power],
-    "Run": [run.run, planning.submit, control.cancel],
+    "Run": [run.run, submit.submit, submit.upload, control.cancel],
     "Decide": [amend.approve, amend.override, amend.extend],
     "Look": [status.status, status.list_runs, follow.logs, compare.compare, verify.verify],
     "Results": [results.report, results.export, results.sync],

@@ -1,4 +1,4 @@
-"""`podium plan`, `compile` and `submit`: what a study would take, and the pipeline that a cluster runs."""
+"""`podium plan` and `compile`: what a study would take, and the pipeline that a cluster runs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from podium.pipelines.cli.address import InstallationFile
 from podium.pipelines.cli.console import result, result_json, stdout
 from podium.pipelines.cli.options import (
     AxisName,
@@ -49,6 +50,10 @@ def plan(
     axis: AxisName = None,
     parallel: Parallel = None,
     site: Site = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(help="Check that it runs on this pipeline's graph: a compiled YAML file, or a study's name."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Say what a study takes before it starts: trials, tokens, hours, dollars, GPUs, and what its rules mean.
@@ -63,6 +68,10 @@ def plan(
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline), site=site)
     chosen = selection(stages, variants, axis, parallel)
+    if pipeline is not None:
+        from podium.pipelines.graph import check_graph
+
+        check_graph(loaded, pipeline)
     planned = make_plan(loaded, selection=chosen)
     if planned.usd and source_state().dirty:
         planned = replace(planned, warnings=[*planned.warnings, source_state().warning])
@@ -78,7 +87,11 @@ def compile_pipeline(
     profile: Profile = "full",
     store: Annotated[str | None, typer.Option(help="Default of the pipeline's store: s3://bucket/prefix.")] = None,
     budget: Annotated[str | None, typer.Option(help="Default of its budget in US dollars.")] = None,
-    launcher: Annotated[Launcher, typer.Option(help="Default of how trials are started.")] = "process",
+    launcher: Annotated[Launcher | None, typer.Option(help="Default of how trials are started.")] = None,
+    registry: Annotated[
+        str | None, typer.Option("--image-registry", help="Goes before the images' names: ghcr.io/acme.")
+    ] = None,
+    installation: InstallationFile = None,
     as_json: Json = False,
 ) -> None:
     """Write a study as the pipeline YAML that Kubeflow Pipelines takes. Its inputs can be edited before each run.
@@ -86,7 +99,8 @@ def compile_pipeline(
     Example: [b]podium compile param-allocation -o pipeline.yaml --store s3://bucket/experiments[/b]
     """
     from podium.components.study.load import load_study, read_study_text
-    from podium.pipelines.compile import compile_study
+    from podium.pipelines.compile import Options, compile_study
+    from podium.pipelines.installation import load_installation
     from podium.trainer.errors import Problem, UserError
 
     limit = overrides(None, budget, None, None)
@@ -94,63 +108,19 @@ def compile_pipeline(
     text, _ = read_study_text(study)
     if out.is_dir() or not out.parent.is_dir():
         raise UserError(Problem("--output", f"must be a file in a folder that exists, got {str(out)!r}"))
-    written = compile_study(
-        loaded, out, text=text, profile=profile, store=store, budget_usd=limit.budget_usd, launcher=launcher
-    )
-    if as_json:
-        result_json({"pipeline": str(written), "study": loaded.name, "stages": list(loaded.stages)})
-    else:
-        result(str(written))
-
-
-def submit(
-    study: StudyArgument,
-    store: Annotated[str, typer.Option(help="Where the run is kept: s3://bucket/prefix, reached from the cluster.")],
-    profile: Profile = "full",
-    budget: Annotated[str | None, typer.Option(help="Hard limit in US dollars over all stages.")] = None,
-    launcher: Annotated[Launcher, typer.Option(help="How trials are started.")] = "process",
-    host: Annotated[
-        str | None, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Kubeflow's API; by default the cluster's own.")
-    ] = None,
-    namespace: Annotated[str | None, typer.Option(help="Kubeflow profile's namespace.")] = None,
-    experiment: Annotated[str | None, typer.Option(help="Kubeflow experiment; by default the study's name.")] = None,
-    token: Annotated[
-        str | None, typer.Option(envvar="PODIUM_KFP_TOKEN", show_envvar=True, help="Bearer token of the API.")
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """Start a study's pipeline on a cluster's Kubeflow Pipelines, and return at once with the run's link.
-
-    Follow it with [b]podium status STORE[/b], which reads the store and needs no cluster.
-
-    Example: [b]podium submit param-allocation --store s3://bucket/experiments --host https://kubeflow.example[/b]
-    """
-    from podium.components.study.load import load_study, read_study_text
-    from podium.pipelines.submit import submit_study
-    from podium.trainer.errors import Problem, UserError
-    from podium.trainer.storage import normalise_uri
-
-    if not normalise_uri(store).startswith("s3://"):
-        raise UserError(Problem("--store", f"must be s3://bucket/prefix, which the cluster can reach, got {store!r}"))
-    limit = overrides(None, budget, None, None)
-    loaded = load_study(study, profile=profile, overrides=limit)
-    text, _ = read_study_text(study)
-    taken = submit_study(
-        loaded,
-        host,
-        text=text,
+    site = load_installation(installation)
+    options = Options(
         profile=profile,
         store=store,
         budget_usd=limit.budget_usd,
         launcher=launcher,
-        namespace=namespace,
-        experiment=experiment,
-        token=token,
+        installation=site if registry is None else site.model_copy(update={"image_registry": registry}),
     )
+    written = compile_study(loaded, out, text=text, options=options)
     if as_json:
-        result_json({"id": taken.id, "name": taken.name, "link": taken.link})
+        result_json({"pipeline": str(written), "study": loaded.name, "stages": list(loaded.stages)})
     else:
-        result(taken.link or f"{taken.name}: {taken.id}")
+        result(str(written))
 
 
 def _print(planned: Plan) -> None:

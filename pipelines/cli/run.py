@@ -199,7 +199,7 @@ def _watch(run: Run, pipeline: LocalPipeline, view: View) -> None:
     from podium.components.study import layout
 
     local = run.storage.local_path(layout.LEASE) is not None
-    teller = _Teller(run, view)
+    teller = Teller(run, view)
     while True:
         began = time.monotonic()
         ended = pipeline.poll() is not None
@@ -210,7 +210,7 @@ def _watch(run: Run, pipeline: LocalPipeline, view: View) -> None:
         time.sleep(max(FILE_POLL_SECONDS if local else S3_POLL_SECONDS, 9 * (time.monotonic() - began)))
 
 
-class _Teller:
+class Teller:
     """Tells each ledger entry once: those that were there before this command are not news."""
 
     def __init__(self, run: Run, view: View) -> None:

@@ -1,12 +1,13 @@
 """Podium: staged language-model training experiments on Kubernetes.
 
-    from podium import Study, plan, run, compile, submit, compare
+    from podium import Study, plan, run, compile, submit, upload, wait, compare
 
     study = Study.load("param-allocation", profile="smoke")    # a shipped study, a path, or YAML text
     plan(study).usd                                            # what it takes; nothing runs
     finished = run(study, store="runs")                        # again: finishes what is missing, repeats nothing
     finished.verdict("finals").reason
     compile(study, "pipeline.yaml")                            # for Kubeflow Pipelines
+    wait(submit(study, store="s3://bucket/prefix"))            # on a cluster
     compare("runs/a", "runs/b")                                # two runs' final losses
 
 Nothing is loaded before it is used: `import podium` takes milliseconds. The types of these names are in
@@ -18,7 +19,7 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = ["Study", "compare", "compile", "plan", "run", "submit"]
+__all__ = ["Study", "compare", "compile", "plan", "run", "submit", "upload", "wait"]
 
 _HOMES = {
     "Study": "podium.components.study.schema",
@@ -27,6 +28,8 @@ _HOMES = {
     "plan": "podium.components.study.plan",
     "run": "podium.pipelines.notebook",
     "submit": "podium.pipelines.notebook",
+    "upload": "podium.pipelines.notebook",
+    "wait": "podium.pipelines.notebook",
 }
 
 

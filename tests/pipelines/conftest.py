@@ -40,6 +40,7 @@ def _step(name, function, answer):
         return told if told is not None and told not in ("user error", "bug", "killed", "sleep") else answer
     module = types.ModuleType(f"podium.components.{{name}}.step")
     setattr(module, function, run)
+    module.gate_page = module.report_page = lambda run, store: "a page"
     sys.modules[module.__name__] = module
 
 

@@ -10,7 +10,7 @@ import yaml
 from podium.components.kfp_component import VERSION
 from podium.components.study.load import load_study, read_study_text, shipped_studies
 from podium.components.study.plan import plan
-from podium.pipelines.compile import compile_study
+from podium.pipelines.compile import Options, compile_study
 from podium.trainer.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
@@ -42,7 +42,7 @@ def study_of(count):
 
 
 def compiled(text, out, **options):
-    path = compile_study(load_study(text), out, text=text, profile="full", **options)
+    path = compile_study(load_study(text), out, text=text, options=Options(**options))
     return yaml.safe_load_all(path.read_text(encoding="utf-8"))
 
 
@@ -53,7 +53,7 @@ def defaults(spec):
 @pytest.mark.parametrize("name", sorted(shipped_studies()))
 def test_every_shipped_study_compiles_to_its_golden_pipeline(name, tmp_path, dangling):
     text, _ = read_study_text(name)
-    out = compile_study(load_study(name), tmp_path / "pipeline.yaml", text=text, profile="full")
+    out = compile_study(load_study(name), tmp_path / "pipeline.yaml", text=text)
     spec, platform = yaml.safe_load_all(out.read_text(encoding="utf-8"))
     assert dangling(spec, platform) == []
     assert defaults(spec)["study"] == text
@@ -70,7 +70,7 @@ def test_the_file_holds_the_text_as_written_and_kfp_reads_it_back(tmp_path):
     from kfp import components
 
     text = study_of(2) + "# \"quotes\" 'more' `ticks` $(touch oops) {x} é\n# a line with a trailing space \n"
-    out = compile_study(load_study(text), tmp_path / "p.yaml", text=text, profile="full")
+    out = compile_study(load_study(text), tmp_path / "p.yaml", text=text)
     read = components.load_component_from_file(str(out))
     assert read.component_spec.inputs["study"].default == text
     assert out.read_text(encoding="utf-8").startswith("# Pipeline podium-many, made by `podium compile`")

@@ -48,9 +48,10 @@ def test_every_step_runs_once_in_order_with_what_it_needs(run, fake_steps, tmp_p
     assert steps.names() == [
         "prepare_data", "shakedown", "train", "select", "train", "select", "evaluate", "register", "report"
     ]  # fmt: skip
-    (_, _, (text, profile, store, budget, gpus, launcher, selection)) = steps.calls()[0]
+    (_, _, (text, profile, store, budget, gpus, launcher, selection, compiled, _)) = steps.calls()[0]
     assert load_study(text, profile=profile) == run.study
     assert (store, budget, gpus, launcher) == (run.store_uri, "", "ranking=0,finals.1=0", "process")
+    assert compiled == gpus
     assert Selection.from_json(selection) == Selection(parallel=2)
     assert [arguments[2] for name, _, arguments in steps.calls() if name in ("train", "select")] == [
         "ranking", "ranking", "finals.1", "finals.1"
