@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -108,6 +109,17 @@ class Cluster:
         argv = [sys.executable, str(SETUP), command, name, *(["--kill"] if kill else [])]
         done = subprocess.run(argv, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A pod that ended."""
+
+    code: int
+    log: str
+    """Of all its containers."""
+    pod: dict[str, Any]
+    """As kubectl shows it, status included."""
 
 
 @pytest.fixture(scope="session")
@@ -213,6 +225,61 @@ def bucket(make_bucket: Callable[[], str], cluster: Cluster) -> Iterator[str]:
 def store(bucket: str) -> str:
     """The URI of an empty store of the test's own, on S3."""
     return f"s3://{bucket}/store"
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., Any]:
+    """`wait_for(what, condition, seconds)`: what `condition()` returns once that is true, else AssertionError."""
+
+    def wait(what: str, condition: Callable[[], Any], seconds: float = 60.0) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            found = condition()
+            if found:
+                return found
+            assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {what}"
+            time.sleep(0.25)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def run_pod(cluster: Cluster, wait_for: Callable[..., Any]) -> Callable[..., Finished]:
+    """`run_pod(namespace, container, spec, seconds)`: run one container to its end, as Pod Security `restricted` wants.
+
+    `container` (image, command, env, resources, volumeMounts …) and `spec` (volumes, serviceAccountName …) are merged
+    over a non-root user, no capabilities, RuntimeDefault seccomp and the Secret and ConfigMap as environment.
+    """
+
+    def run(
+        namespace: str, container: dict[str, Any], spec: dict[str, Any] | None = None, seconds: float = 120.0
+    ) -> Finished:
+        name = f"pod-{uuid.uuid4().hex[:8]}"
+        locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+        sources = [{"secretRef": {"name": SECRET}}, {"configMapRef": {"name": CONFIG_MAP}}]
+        main = {
+            "name": "main",
+            "imagePullPolicy": "Never",
+            "securityContext": locked,
+            "envFrom": sources,
+            **container,
+        }
+        user = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+        whole = {"restartPolicy": "Never", "securityContext": user, "containers": [main], **(spec or {})}
+        cluster.apply(
+            {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": whole}, namespace=namespace
+        )
+
+        def ended() -> dict[str, Any] | None:
+            pod: dict[str, Any] = json.loads(cluster.kubectl("-n", namespace, "get", "pod", name, "-o", "json"))
+            return pod if pod["status"].get("phase") in ("Succeeded", "Failed") else None
+
+        pod = wait_for(f"pod {name} ends", ended, seconds)
+        states = [status["state"].get("terminated", {}) for status in pod["status"].get("containerStatuses", [])]
+        log = cluster.kubectl("-n", namespace, "logs", name, "--all-containers", check=False)
+        return Finished(max((state.get("exitCode", 1) for state in states), default=1), log, pod)
+
+    return run
 
 
 @pytest.fixture(autouse=True)
