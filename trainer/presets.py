@@ -42,5 +42,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "evaluation": {"every_steps": 250},
         "checkpoint": {"every_steps": 500},
     },
+    "speedrun": {
+        # modded-nanogpt's baseline of October 2024, on FineWeb's GPT-2 tokens; the batch is 512 on any number of GPUs
+        "model": {"family": "speedrun", "vocab_size": 50304},
+        "data": {"sequence_length": 1024, "order": "sequential"},
+        "optimizer": {"name": "muon", "learning_rate": 0.0018, "rest": {"learning_rate": 0.0036}},
+        "schedule": {"name": "warmdown", "warmup_fraction": 0.0, "final_fraction": 0.0, "warmdown_steps": 1450},
+        "batch": {"sequences": 512, "micro_batch": 64},
+        "max_steps": 5100,
+        "max_grad_norm": None,
+        "evaluation": {"every_steps": 125, "sequences": 10240, "batch_sequences": 32},
+        "checkpoint": {"every_steps": 500},
+        "runtime": {"untimed_steps": 10},
+    },
 }
 """Fields of a TrainConfig by preset name."""

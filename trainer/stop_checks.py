@@ -33,8 +33,23 @@ def impossible_rules(config: TrainConfig) -> list[Problem]:
             problems.append(Problem(name, f"must be at most the run's {config.steps} steps, got {every}"))
     evaluations = evaluation_tokens(config)
     if config.stop.kill is not None:
-        problems += _kill_problems(config.stop.kill, evaluations)
+        problems += _curriculum_problems(config) or _kill_problems(config.stop.kill, evaluations)
     return problems + _own_curve_problems(config.stop, evaluations)
+
+
+def _curriculum_problems(config: TrainConfig) -> list[Problem]:
+    curriculum = config.curriculum
+    if curriculum is None or curriculum.keeps_tokens(config.batch.sequences, config.data.sequence_length):
+        return []
+    batch = f"{config.batch.sequences} × {config.data.sequence_length} tokens"
+    return [
+        Problem(
+            "stop.kill",
+            "compares at equal tokens, so every evaluation must come at a count that is known beforehand; a curriculum "
+            f"has that with mode 'reshape' and lengths that divide a step's {batch}, "
+            f"got mode {curriculum.mode!r} and lengths {curriculum.lengths}: leave the rule out of its stage",
+        )
+    ]
 
 
 def _kill_problems(rule: KillRule, evaluations: list[int]) -> list[Problem]:
