@@ -8,8 +8,9 @@ from pathlib import Path
 from podium.trainer.data.corpora import Corpus
 from podium.trainer.data.encoding import default_workers, encode_batches
 from podium.trainer.data.manifest import SPLITS, TRAIN, Manifest, Split
+from podium.trainer.data.mixture import MixtureCorpus
 from podium.trainer.data.shards import ShardWriter
-from podium.trainer.data.tokenizer import end_of_text, save_tokenizer, train_tokenizer
+from podium.trainer.data.tokenizer import end_of_text, load_tokenizer, save_tokenizer, train_tokenizer
 from podium.trainer.data.vocabulary import TRAINING_BYTES
 from podium.trainer.errors import DataError
 
@@ -19,23 +20,42 @@ Progress = Callable[[str, int, int], None]
 
 
 def build_dataset(
-    corpus: Corpus, folder: Path, *, vocab_size: int, shard_tokens: int, workers: int | None, progress: Progress
+    corpus: Corpus | MixtureCorpus,
+    folder: Path,
+    *,
+    vocab_size: int,
+    shard_tokens: int,
+    workers: int | None,
+    progress: Progress,
+    given_tokenizer: Path | None = None,
 ) -> Manifest:
     """Write tokenizer and shards into a local folder; returns the manifest, its fingerprint and files still open.
 
-    Memory is bounded by a few batches of text a worker and what the tokenizer learns from. Raises DataError for a
-    corpus with too few documents to split.
+    `given_tokenizer` is the folder of a tokenizer that is not to be trained. Memory is bounded by a few batches of text
+    a worker and what the tokenizer learns from. Raises DataError for a corpus with too few documents to split.
     """
-    tokenizer = train_tokenizer(_training_texts(corpus, progress), vocab_size)
+    if given_tokenizer is None:
+        tokenizer = train_tokenizer(_training_texts(corpus, progress), vocab_size)
+    else:
+        tokenizer = load_tokenizer(given_tokenizer)
+        if tokenizer.get_vocab_size() > vocab_size:
+            raise DataError(
+                f"vocab_size: must be at least the tokenizer's {tokenizer.get_vocab_size()}, got {vocab_size}"
+            )
     save_tokenizer(tokenizer, folder)
     end = end_of_text(tokenizer)
-    writers = {split: ShardWriter(folder, split, shard_tokens=shard_tokens) for split in SPLITS}
+    parts = corpus.domains or (None,)
+    writers = {
+        (split, domain): ShardWriter(folder, split, shard_tokens=shard_tokens, domain=domain)
+        for split in SPLITS
+        for domain in parts
+    }
     tokens, sizes, documents = dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0), dict.fromkeys(SPLITS, 0)
-    under_way: list[tuple[str, int]] = []
+    under_way: list[tuple[str, str | None, int]] = []
 
     def batches() -> Iterator[list[str]]:
-        for split, texts, size in _batches(corpus):
-            under_way.append((split, size))
+        for split, domain, texts, size in _batches(corpus):
+            under_way.append((split, domain, size))
             sizes[split] += size
             documents[split] += len(texts)
             yield texts
@@ -43,8 +63,8 @@ def build_dataset(
     workers = workers or default_workers(corpus.bytes)
     done = 0
     for ids in encode_batches(tokenizer, end, batches(), workers=workers):
-        split, size = under_way.pop(0)
-        writers[split].append(ids)
+        split, domain, size = under_way.pop(0)
+        writers[split, domain].append(ids)
         tokens[split] += len(ids)
         done += size
         progress("tokenising", done, corpus.bytes)
@@ -64,7 +84,10 @@ def build_dataset(
         end_of_text=end,
         splits={
             split: Split(
-                tokens=tokens[split], bytes=sizes[split], documents=documents[split], shards=writers[split].shards
+                tokens=tokens[split],
+                bytes=sizes[split],
+                documents=documents[split],
+                shards=[shard for domain in parts for shard in writers[split, domain].shards],
             )
             for split in SPLITS
         },
@@ -72,7 +95,7 @@ def build_dataset(
     )
 
 
-def _training_texts(corpus: Corpus, progress: Progress) -> Iterator[str]:
+def _training_texts(corpus: Corpus | MixtureCorpus, progress: Progress) -> Iterator[str]:
     done = 0
     for split, document in corpus.documents():
         if split == TRAIN and done + document.bytes <= TRAINING_BYTES:
@@ -83,16 +106,18 @@ def _training_texts(corpus: Corpus, progress: Progress) -> Iterator[str]:
         raise DataError(f"corpus {corpus.config.description!r}: no text to train on")
 
 
-def _batches(corpus: Corpus) -> Iterator[tuple[str, list[str], int]]:
-    """(split, texts, bytes) of about BATCH_BYTES, documents of a split in their order."""
-    held: dict[str, list[str]] = {split: [] for split in SPLITS}
-    sizes = dict.fromkeys(SPLITS, 0)
+def _batches(corpus: Corpus | MixtureCorpus) -> Iterator[tuple[str, str | None, list[str], int]]:
+    """(split, domain, texts, bytes) of about BATCH_BYTES, documents of a split and domain in their order."""
+    parts = corpus.domains or (None,)
+    held: dict[tuple[str, str | None], list[str]] = {(split, domain): [] for split in SPLITS for domain in parts}
+    sizes = dict.fromkeys(held, 0)
     for split, document in corpus.documents():
-        held[split].append(document.text)
-        sizes[split] += document.bytes
-        if sizes[split] >= BATCH_BYTES:
-            yield split, held[split], sizes[split]
-            held[split], sizes[split] = [], 0
-    for split in SPLITS:
-        if held[split]:
-            yield split, held[split], sizes[split]
+        key = split, document.domain if corpus.domains else None
+        held[key].append(document.text)
+        sizes[key] += document.bytes
+        if sizes[key] >= BATCH_BYTES:
+            yield *key, held[key], sizes[key]
+            held[key], sizes[key] = [], 0
+    for key, texts in held.items():
+        if texts:
+            yield *key, texts, sizes[key]

@@ -11,9 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,6 +25,9 @@ from podium.trainer.errors import DataError
 from podium.trainer.section import Section
 from podium.trainer.units import Count
 
+if TYPE_CHECKING:
+    from podium.trainer.data.mixture import MixtureCorpus
+
 DOCUMENTS_VERSION = 1
 """Raised when the same corpus would give other documents or splits."""
 BUILTIN_BYTES = 8_000_000
@@ -33,7 +37,7 @@ WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 class CorpusConfig(Section):
     """Which text, and how it is split."""
 
-    source: Literal["builtin", "wikitext-2", "files", "s3"]
+    source: Literal["builtin", "wikitext-2", "files", "s3", "mixture"]
     path: str | None = None
     """files: a file, a folder or a glob; s3: s3://bucket/prefix; wikitext-2: a folder with its files, else the hub."""
     text_field: str = "text"
@@ -43,6 +47,11 @@ class CorpusConfig(Section):
     test_fraction: float = Field(default=0.05, gt=0, lt=0.5)
     max_bytes: Count | None = Field(default=None, gt=0)
     """Cap on the text that is not a named validation or test split, thinned evenly; of `builtin`, 8M by default."""
+    domains: dict[str, str] | None = None
+    """mixture: domain → where its text is: a file, folder or glob, s3://bucket/prefix, or for code, math and prose also
+    `hub` (CodeParrot, MathQA and C4) or `demo` (what a Python installation carries, and worked mathematics)."""
+    size_mb: float = Field(default=10.0, gt=0)
+    """mixture: megabytes of text a domain, before it is split."""
     revision: str = WIKITEXT_REVISION
     """wikitext-2 from the hub: the commit of Salesforce/wikitext."""
 
@@ -54,7 +63,21 @@ class CorpusConfig(Section):
             raise ValueError(f"path of source 's3' must be s3://bucket/prefix, got {self.path!r}")
         if self.source == "builtin" and self.path is not None:
             raise ValueError(f"source 'builtin' takes no path, got {self.path!r}")
+        if (self.source == "mixture") != bool(self.domains) or (self.source == "mixture" and self.path is not None):
+            raise ValueError(
+                f"source 'mixture' has domains and no path, others none, got {self.domains} ({self.source})"
+            )
+        for name, where in (self.domains or {}).items():
+            if not re.fullmatch(r"[a-z0-9]+", name):
+                raise ValueError(f"domains must have names of lower-case letters and digits, got {name!r}")
+            if where in ("hub", "demo") and name not in ("code", "math", "prose"):
+                raise ValueError(f"{where!r} has text for code, math and prose, got {name!r}")
         return self
+
+    @property
+    def domain_bytes(self) -> int:
+        """mixture: the most bytes of a domain's text."""
+        return round(self.size_mb * 1_000_000)
 
     @property
     def description(self) -> str:
@@ -63,6 +86,9 @@ class CorpusConfig(Section):
             return "Python's standard library and documentation topics"
         if self.source == "wikitext-2":
             return f"WikiText-2 raw from {self.path or f'the hub at {self.revision[:8]}'}"
+        if self.domains is not None:
+            parts = ", ".join(f"{name} {_WORDS.get((where, name), where)}" for name, where in self.domains.items())
+            return f"mixture of {parts}; at most {self.size_mb:g} MB each"
         return str(self.path)
 
     @property
@@ -71,8 +97,31 @@ class CorpusConfig(Section):
         return BUILTIN_BYTES if self.max_bytes is None and self.source == "builtin" else self.max_bytes
 
 
+_WORDS = {
+    ("hub", "code"): "CodeParrot",
+    ("hub", "math"): "MathQA",
+    ("hub", "prose"): "C4",
+    ("demo", "code"): "demo: Python's standard library",
+    ("demo", "math"): "demo: generated arithmetic and algebra",
+    ("demo", "prose"): "demo: Python's documentation topics",
+}
+THREE_DOMAINS = ("code", "math", "prose")
+
+
 def parse_corpus(text: str) -> CorpusConfig:
-    """The form of the command line: `builtin`, `wikitext-2`, `s3://bucket/prefix`, or a file, folder or glob."""
+    """The form of the command line: `builtin`, `wikitext-2`, `s3://bucket/prefix`, or a file, folder or glob.
+
+    `mixture` is code, math and prose from the hub, `demo` the same without one, `mixture:FOLDER` a domain for each file
+    or folder in there.
+    """
+    if text in ("mixture", "demo"):
+        return CorpusConfig(
+            source="mixture", domains=dict.fromkeys(THREE_DOMAINS, "hub" if text == "mixture" else text)
+        )
+    if text.startswith("mixture:"):
+        from podium.trainer.data.mixture import domains_of_folder  # it imports this module
+
+        return CorpusConfig(source="mixture", domains=domains_of_folder(os.path.abspath(text.removeprefix("mixture:"))))
     if text == "builtin":
         return CorpusConfig(source="builtin")
     if text == "wikitext-2":
@@ -90,6 +139,11 @@ class Corpus:
 
     config: CorpusConfig
     sources: list[Source]
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains into which its shards are divided: none."""
+        return ()
 
     @property
     def fingerprint(self) -> str:
@@ -149,8 +203,12 @@ class _Thinning:
         return True
 
 
-def open_corpus(config: CorpusConfig) -> Corpus:
+def open_corpus(config: CorpusConfig) -> Corpus | MixtureCorpus:
     """Find the corpus. Raises DataError where it is missing, empty or not text."""
+    if config.source == "mixture":
+        from podium.trainer.data.mixture import open_mixture  # it imports this module
+
+        return open_mixture(config)
     if config.source == "builtin":
         return Corpus(config, builtin_sources())
     if config.source == "s3":

@@ -22,62 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from podium.trainer.curriculum_config import StepShape
-from podium.trainer.data.manifest import load_manifest
-from podium.trainer.data.shards import Tokens, open_shard
+from podium.trainer.data.domains import open_stream
+from podium.trainer.data.stream import Batch, TokenStream
 from podium.trainer.errors import CheckpointError, ConfigError, DataError
-from podium.trainer.storage import open_storage
-
-Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
-"""x_BT and y_BT: the tokens and, one later, their targets."""
-
-
-class TokenStream:
-    """A split's tokens as one sequence over its memory-mapped shards."""
-
-    def __init__(self, folder: Path, split: str) -> None:
-        """Raises DataError where the dataset, the split or a shard can't serve."""
-        manifest = load_manifest(open_storage(str(folder)))
-        self.fingerprint = manifest.fingerprint
-        shards = manifest.split(split).shards
-        self._shards: list[Tokens] = []
-        for shard in shards:
-            tokens = open_shard(folder / shard.file)
-            if len(tokens) != shard.tokens:
-                raise DataError(f"{folder / shard.file}: the manifest says {shard.tokens} tokens, got {len(tokens)}")
-            self._shards.append(tokens)
-        self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
-
-    def windows(self, indices: npt.NDArray[np.int64], sequence_length: int, read: int | None = None) -> Batch:
-        """The windows of these numbers: tokens [i·T, i·T + T] each, gathered across shard ends where need be.
-
-        Of each, the first `read` are given, by default all T.
-        """
-        width = (read or sequence_length) + 1
-        rows = np.empty((len(indices), width), dtype=np.uint16)
-        starts = indices * sequence_length
-        shards = np.searchsorted(self._ends, starts, side="right")
-        for row, start, shard in zip(rows, starts.tolist(), shards.tolist(), strict=True):
-            tokens = self._shards[shard]
-            begin = start - (int(self._ends[shard]) - len(tokens))
-            part = tokens[begin : begin + width]
-            if len(part) == width:
-                row[:] = part
-            else:
-                self._gather(row, part, shard)
-        return rows[:, :-1].astype(np.int64), rows[:, 1:].astype(np.int64)
-
-    def _gather(self, row: Tokens, part: Tokens, shard: int) -> None:
-        filled = 0
-        while True:
-            row[filled : filled + len(part)] = part
-            filled += len(part)
-            if filled == len(row):
-                return
-            shard += 1
-            part = self._shards[shard][: len(row) - filled]
 
 
 class SequenceLoader:
@@ -97,14 +44,19 @@ class SequenceLoader:
         rank: int = 0,
         world_size: int = 1,
         shuffle: bool = True,
+        balance: bool = False,
     ) -> None:
-        """`batch_sequences` is one optimizer step's, over all ranks.
+        """`batch_sequences` is one optimizer step's, over all ranks; `balance` takes as much of every domain.
 
         Raises DataError where the split has no whole window, ConfigError where the batch does not divide by the ranks.
         """
         if batch_sequences % world_size:
             raise ConfigError(f"batch.sequences: must divide by {world_size} devices, got {batch_sequences}")
-        self._stream = TokenStream(folder, split)
+        self._stream = open_stream(folder, split, balance=balance)
+        self.names = self._stream.names
+        """The domains of the text; none where it has none."""
+        self.domains_B: npt.NDArray[np.int64] | None = None
+        """Of the sequences of the last batch: the number, in `names`, of each one's domain."""
         self.tokens_in_split = len(self._stream)
         self.sequences = _whole_windows(self._stream, sequence_length, f"split {split!r} of {folder}")
         self._split = split
@@ -112,7 +64,7 @@ class SequenceLoader:
         self._batch = batch_sequences
         self._rank, self._world_size = rank, world_size
         self._seed = seed
-        self._shuffle = shuffle
+        self._shuffle, self._balance = shuffle, balance
         self._orders: dict[int, npt.NDArray[np.int64]] = {}
         self._position = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="podium-batches")
@@ -122,6 +74,10 @@ class SequenceLoader:
         """The next optimizer step's x_BT and y_BT of this rank; `shape` is the step's over all ranks."""
         shape = shape or StepShape(self._batch, self._length)
         batch = self._take(self._position, shape)
+        if self.names:
+            first, last = rank_slice(shape.sequences, self._rank, self._world_size)
+            windows = self._indices(self._position + first, self._position + last)
+            self.domains_B = self._stream.domains(windows, self._length)
         self._position += self._batch
         self._ahead = (self._position, shape), self._thread.submit(self._make, self._position, shape)
         return batch
@@ -175,6 +131,7 @@ class SequenceLoader:
             "sequence_length": self._length,
             "seed": self._seed,
             "shuffle": self._shuffle,
+            **({"balance": self._balance} if self.names else {}),
         }
 
     def _indices(self, first: int, last: int) -> npt.NDArray[np.int64]:
@@ -212,7 +169,7 @@ def evaluation_batches(
 
     Raises DataError at the call where the split has no whole window, or fewer than asked for.
     """
-    stream = TokenStream(folder, split)
+    stream = open_stream(folder, split)
     whole = _whole_windows(stream, sequence_length, f"split {split!r} of {folder}")
     if sequences is not None and sequences > whole:
         raise DataError(f"evaluation.sequences: split {split!r} of {folder} has {whole} sequences, got {sequences}")
@@ -225,8 +182,18 @@ def evaluation_batches(
     return batches()
 
 
+def evaluation_domains(
+    folder: Path, split: str, *, sequence_length: int, sequences: int | None = None
+) -> tuple[str, ...]:
+    """The domain of each sequence of `evaluation_batches`; empty where the data has none."""
+    stream = open_stream(folder, split)
+    count = stream.count(sequence_length) if sequences is None else sequences
+    domains = stream.domains(np.arange(count), sequence_length)
+    return () if domains is None else tuple(stream.names[number] for number in domains)
+
+
 def _whole_windows(stream: TokenStream, sequence_length: int, where: str) -> int:
-    whole = (len(stream) - 1) // sequence_length
+    whole = stream.count(sequence_length)
     if whole < 1:
         raise DataError(f"{where}: must have at least one block of {sequence_length + 1} tokens, got {len(stream)}")
     return whole

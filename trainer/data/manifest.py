@@ -33,6 +33,8 @@ class Shard(Section):
     file: str
     tokens: int
     sha256: str
+    domain: str | None = None
+    """What kind of text it holds, where the corpus is of several."""
 
 
 class Split(Section):
@@ -68,6 +70,12 @@ class Manifest(Section):
     def tokenizer_sha256(self) -> str:
         """Identity of the tokenizer: losses per token compare only where it is the same."""
         return self.files[TOKENIZER].sha256
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains of a mixture, in order; none of any other corpus."""
+        found = dict.fromkeys(shard.domain for split in self.splits.values() for shard in split.shards)
+        return tuple(name for name in found if name is not None)
 
     def split(self, name: str) -> Split:
         """The split called `name`. Raises DataError naming those there are."""

@@ -17,12 +17,13 @@ from pathlib import Path
 from pydantic import Field
 
 from podium.trainer.data.corpora import CorpusConfig, corpus_fingerprint, open_corpus
-from podium.trainer.data.manifest import SHARD_TOKENS, FileEntry, Manifest, load_manifest
+from podium.trainer.data.manifest import SHARD_TOKENS, TOKENIZER, FileEntry, Manifest, load_manifest
 from podium.trainer.data.vocabulary import MAX_VOCABULARY, MIN_VOCABULARY, SETTINGS
 from podium.trainer.errors import DataError, StorageError
+from podium.trainer.pretrained import HUB, source_folder
 from podium.trainer.process import host_identity, start_ticks
 from podium.trainer.section import Section
-from podium.trainer.storage import MANIFEST, Storage, put_files, to_json
+from podium.trainer.storage import MANIFEST, Storage, put_files, sha256_of, to_json
 from podium.trainer.units import Count
 
 _SCRATCH = "podium-prepare-"
@@ -39,6 +40,8 @@ class PrepareConfig(Section):
     corpus: CorpusConfig
     vocab_size: Count = Field(default=16_000, ge=MIN_VOCABULARY, le=MAX_VOCABULARY)
     """Entries of the tokenizer, end of text included."""
+    tokenizer: str | None = None
+    """Where a tokenizer.json is that is taken instead of training one: `gpt2` (the hub), a folder, or s3://…"""
     workers: int | None = Field(default=None, gt=0)
     """Processes that tokenise; by default one a processor, for a small corpus this one alone. Not hashed."""
     shard_tokens: Count = Field(default=SHARD_TOKENS, gt=0)
@@ -78,6 +81,7 @@ def prepare(config: PrepareConfig, store: Storage, progress: Progress | None = N
             shard_tokens=config.shard_tokens,
             workers=config.workers,
             progress=progress or _silent,
+            given_tokenizer=_given_tokenizer(config),
         )
         files = put_files(target, scratch, "")
     finally:
@@ -100,7 +104,22 @@ def _fingerprint(config: PrepareConfig, corpus: str) -> str:
         "tokenizer": SETTINGS,
         "shard_tokens": config.shard_tokens,
     }
+    if config.tokenizer is not None:
+        identity["tokenizer"] = _tokenizer_identity(config.tokenizer)
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _given_tokenizer(config: PrepareConfig) -> Path | None:
+    if config.tokenizer is None:
+        return None
+    return source_folder(config.tokenizer, (TOKENIZER,), where="data.tokenizer")
+
+
+def _tokenizer_identity(source: str) -> str:
+    """Of its content, or of its pinned commit of the hub, from where it is not fetched for this."""
+    if source in HUB:
+        return "@".join(HUB[source])
+    return sha256_of(source_folder(source, (TOKENIZER,), where="data.tokenizer") / TOKENIZER)
 
 
 def _scratch_folder() -> Path:

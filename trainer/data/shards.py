@@ -51,9 +51,13 @@ def open_shard(path: Path) -> Tokens:
 class ShardWriter:
     """Writes the tokens of one split into `<split>-<number>.bin`, a new file whenever one is full."""
 
-    def __init__(self, folder: Path, split: str, *, shard_tokens: int = SHARD_TOKENS) -> None:
+    def __init__(
+        self, folder: Path, split: str, *, shard_tokens: int = SHARD_TOKENS, domain: str | None = None
+    ) -> None:
+        """`domain` is that of all its tokens, where the corpus is of several."""
         self._folder = folder
-        self._split = split
+        self._name = split if domain is None else f"{split}-{domain}"
+        self._domain = domain
         self._limit = shard_tokens
         self._file: BinaryIO | None = None
         self._tokens = 0
@@ -81,7 +85,7 @@ class ShardWriter:
         self._file.write(header.tobytes())
         self._file.close()
         path = self._path
-        self.shards.append(Shard(file=path.name, tokens=self._tokens, sha256=sha256_of(path)))
+        self.shards.append(Shard(file=path.name, tokens=self._tokens, sha256=sha256_of(path), domain=self._domain))
         self._file = None
         self._tokens = 0
 
@@ -95,4 +99,4 @@ class ShardWriter:
 
     @property
     def _path(self) -> Path:
-        return self._folder / f"{self._split}-{len(self.shards):05d}.bin"
+        return self._folder / f"{self._name}-{len(self.shards):05d}.bin"

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from podium.trainer.data import build
 from podium.trainer.data.corpora import CorpusConfig
-from podium.trainer.data.loader import TokenStream
+from podium.trainer.data.stream import TokenStream
 from podium.trainer.data.manifest import Manifest, check_lengths, dataset_folder, load_manifest
 from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
 from podium.trainer.data.tokenizer import load_tokenizer, token_bytes
