@@ -58,6 +58,11 @@ def train(
     learning_rate: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     batch_sequences: Annotated[int | None, typer.Option(help="Sequences of one optimizer step.")] = None,
     micro_batch: Annotated[int | None, typer.Option(help="Sequences of one forward pass.")] = None,
+    target_loss: Annotated[
+        list[float] | None,
+        typer.Option(help="Stop under this validation loss (repeatable: the lowest stops, each crossing is timed)."),
+    ] = None,
+    val_freq: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     set_: SetFlag = None,
     mlflow_experiment: Annotated[str | None, typer.Option(help="Send metrics to this MLflow experiment.")] = None,
     mlflow_uri: Annotated[
@@ -71,6 +76,7 @@ def train(
     podium.trainer train --preset tiny --data DATA --run-name first
     podium.trainer train --config run.yaml --data DATA --run-name a --seed 43 --max-tokens 5M
     podium.trainer train --config run.yaml --data DATA --run-name a --resume auto
+    podium.trainer train --config run.yaml --data DATA --run-name t --target-loss 5.0 --target-loss 5.5 --val-freq 50
     torchrun --nproc-per-node 2 -m podium.trainer train --config run.yaml --data DATA --run-name two
 
     Exit codes: 0 a result was written, 2 something to mend, 75 saved on request (start it again), else a crash.
@@ -91,6 +97,9 @@ def train(
         "optimizer.learning_rate": learning_rate,
         "batch.sequences": batch_sequences,
         "batch.micro_batch": micro_batch,
+        "evaluation.every_steps": val_freq,
+        "stop.target.loss": min(target_loss) if target_loss else None,
+        "stop.target.also": sorted(set(target_loss))[:0:-1] if target_loss else None,
     }
     spec = spec_from_flags(config, preset, data, changes, set_ or [])
     run_alone(spec, output_dir, run_name, resume, _tracking(mlflow_experiment, mlflow_uri, mlflow_offline))

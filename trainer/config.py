@@ -16,6 +16,7 @@ from podium.trainer.extension_config import Extension
 from podium.trainer.model_config import ModelConfig
 from podium.trainer.optimizer_config import OptimizerConfig
 from podium.trainer.section import Section
+from podium.trainer.target_config import TargetRule
 from podium.trainer.units import Count, Seconds
 
 FORMAT_VERSION: Literal[1] = 1
@@ -162,6 +163,7 @@ class RegressionRule(Section):
 class StopRules(Section):
     """What ends a run early. A loss that is not finite always does."""
 
+    target: TargetRule | None = None
     kill: KillRule | None = None
     patience: PatienceRule | None = None
     regression: RegressionRule | None = None

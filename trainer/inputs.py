@@ -126,7 +126,9 @@ def _change(fields: dict[str, Any], name: str, value: Any) -> None:
     *path, last = name.split(".")
     place = fields
     for part in path:
-        place = place.setdefault(part, {})
+        if place.get(part) is None:  # a section that is left out or switched off
+            place[part] = {}
+        place = place[part]
         if not isinstance(place, dict):
             raise ConfigError(Problem(name, f"must be a field of a section, but {part} is {place!r}"))
     place[last] = value

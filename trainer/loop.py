@@ -28,6 +28,7 @@ from podium.trainer.setup import Parts
 from podium.trainer.state import RunState, finite
 from podium.trainer.step_aware import after_step, begin_step
 from podium.trainer.stopping import first_stop
+from podium.trainer.target import is_near
 
 STEPS_BETWEEN_READS = 10
 """On a GPU losses are read in groups: asking for every one would make the device wait."""
@@ -90,14 +91,17 @@ class Loop:
         return self._ending
 
     def _train_until(self, last: int) -> None:
-        config, curriculum = self._config, self._parts.curriculum
+        config, curriculum, target = self._config, self._parts.curriculum, self._config.stop.target
         while self._ending is None and (step := self.state.step + len(self._unread) + 1) <= last:
             self._step(step)
             evaluates = step % config.evaluation.every_steps == 0 or step == config.steps
             saves = step % config.checkpoint.every_steps == 0 or step == config.steps
             grows = curriculum.judges_at(step)
-            if evaluates or saves or grows or step == last or step % self._read_every == 0:
+            looks = target is not None and step % (target.near_every_steps or last) == 0
+            if evaluates or saves or grows or looks or step == last or step % self._read_every == 0:
                 self._read_steps()
+                if looks and target is not None and is_near(self.state.points, self.state.train_loss, target):
+                    evaluates = True
                 # before anything can be saved at this step: who goes on from it does not decide or evaluate it again
                 if grows and self._ending is None and curriculum.judge(step):
                     self._reporter.say(f"step {step}: sequences of {curriculum.shape.length} tokens from here on")
@@ -159,7 +163,7 @@ class Loop:
             assert limit is not None
             if not self.state.points or self.state.points[-1].step != self.state.step:
                 self._evaluate()
-            self._ending = self._ending or Ending.timed_out(limit, self._tokens)
+            self._ending = self._ending or self._without_stop(f"{limit:g} s of training were allowed", late=limit)
 
     def _interrupt(self) -> None:
         reason = self._ranks.broadcast(self._requests.reason) or "another rank was asked to end"
@@ -214,7 +218,15 @@ class Loop:
         if stop is not None:
             self._ending = Ending.stopped(stop)
         elif self.state.step >= self._config.steps:
-            self._ending = Ending.completed(self.state.step, self._tokens)
+            self._ending = self._without_stop(f"all {self.state.step} steps done")
+
+    def _without_stop(self, how: str, *, late: float | None = None) -> Ending:
+        """How a run ends that no rule stopped: by its last step, or after `late` seconds."""
+        if self._config.stop.target is not None:
+            return Ending.missed(self._config.stop.target, how, self.state.points, self._tokens)
+        if late is not None:
+            return Ending.timed_out(late, self._tokens)
+        return Ending.completed(self.state.step, self._tokens)
 
     def _save(self) -> None:
         """A full checkpoint, unless the weights are not numbers any more: those can serve nobody."""

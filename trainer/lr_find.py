@@ -14,6 +14,7 @@ from typing import Any
 
 from podium.trainer.seeding import random_state, restore_random_state
 from podium.trainer.setup import Parts
+from podium.trainer.step_aware import after_step
 from podium.trainer.storage import Storage
 
 SMOOTHING = 0.9
@@ -107,6 +108,7 @@ def _raise_rate(parts: Parts, low: float, high: float, steps: int) -> tuple[list
     for step in range(1, steps + 1):
         rate = low * (high / low) ** ((step - 1) / max(1, steps - 1))
         loss = parts.stepper.step(rate, *parts.loader.next_batch())[0].item()
+        after_step(parts.model, step)
         if not math.isfinite(loss):
             return rates, losses, smoothed, f"the loss was not finite at rate {rate:.3g}"
         average = SMOOTHING * average + (1 - SMOOTHING) * loss

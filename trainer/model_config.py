@@ -11,6 +11,8 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from podium.trainer.errors import ConfigError
+from podium.trainer.gpt2_config import GPT2Config
+from podium.trainer.ngpt_config import NgptConfig
 from podium.trainer.result import ParameterCounts
 from podium.trainer.section import Section, kind_field, kind_tag
 from podium.trainer.speedrun_config import SpeedrunConfig
@@ -89,7 +91,10 @@ def swiglu_counts(d_model: int, n_layers: int, d_ff: int, vocab_size: int, tied:
 
 
 ModelConfig = Annotated[
-    Annotated[TransformerConfig, kind_tag("transformer")] | Annotated[SpeedrunConfig, kind_tag("speedrun")],
-    kind_field("family", "transformer", "speedrun"),
+    Annotated[TransformerConfig, kind_tag("transformer")]
+    | Annotated[SpeedrunConfig, kind_tag("speedrun")]
+    | Annotated[NgptConfig, kind_tag("ngpt")]
+    | Annotated[GPT2Config, kind_tag("gpt2")],
+    kind_field("family", "transformer", "speedrun", "ngpt", "gpt2"),
 ]
 """Of any family."""

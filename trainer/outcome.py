@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -12,11 +13,13 @@ from podium.trainer.allocation import count_parameters
 from podium.trainer.checkpoint import BEST, FINAL, full_name
 from podium.trainer.clock import Clock
 from podium.trainer.config import RunSpec, TrainConfig
-from podium.trainer.curve import Point
+from podium.trainer.curve import Curve, Point
 from podium.trainer.result import Status, TrialResult
 from podium.trainer.state import RunState, best_point, finite
 from podium.trainer.stopping import Stop, perplexity_of
 from podium.trainer.storage import Storage
+from podium.trainer.target import crossings
+from podium.trainer.target_config import TargetRule
 from podium.trainer.versions import versions
 
 RESULT = "result.json"
@@ -53,6 +56,13 @@ class Ending:
     def timed_out(cls, limit_seconds: float, tokens: int) -> Ending:
         """The training clock reached the limit."""
         return cls(Status.KILLED, f"time-out: {limit_seconds:g} s of training were allowed", tokens, tokens)
+
+    @classmethod
+    def missed(cls, rule: TargetRule, how: str, points: Curve, tokens: int) -> Ending:
+        """The run is over, `how` says why, and its target was not reached."""
+        best = best_point(points)
+        said = "no evaluation" if best is None else f"the best was {best.val_loss:.4f}"
+        return cls(Status.MISSED_TARGET, f"target {rule.loss:g} missed: {how}; {said}", tokens)
 
     @classmethod
     def out_of_memory(cls, tried: str, tokens: int) -> Ending:
@@ -119,6 +129,7 @@ def full_result(
             "best_val_loss": best.val_loss if best else None,
             "best_val_perplexity": _perplexity(best),
             "best_step": best.step if best else None,
+            **_to_target(config.stop.target, judged),
             "training_seconds": training,
             "evaluation_seconds": clock.seconds("evaluation"),
             "compile_seconds": clock.seconds("compile"),
@@ -140,6 +151,19 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _to_target(rule: TargetRule | None, judged: Curve) -> dict[str, Any]:
+    if rule is None:
+        return {}
+    found = crossings(judged, rule)
+    seconds = next(crossing.seconds for crossing in found if crossing.loss == rule.loss)
+    return {
+        "target_loss": rule.loss,
+        "reached_target": seconds is not None,
+        "time_to_target_seconds": seconds,
+        "targets": found,
+    }
 
 
 def _perplexity(point: Point | None) -> float | None:

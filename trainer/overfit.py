@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from podium.trainer.config import TrainConfig
-from podium.trainer.data.loader import TokenStream
+from podium.trainer.data.stream import TokenStream
 from podium.trainer.distributed import Ranks
 from podium.trainer.precision import Precision
 from podium.trainer.setup import build_parts
+from podium.trainer.step_aware import after_step
 
 TOKENS = 1024
 MAX_LOSS = 0.1
@@ -51,6 +52,7 @@ def overfit(config: TrainConfig, data: Path, precision: Precision, *, max_steps:
     for step in range(1, max_steps + 1):
         rate = config.optimizer.learning_rate * min(1.0, step / _WARMUP_STEPS)
         loss = parts.stepper.step(rate, x_BT, y_BT)[0].item()
+        after_step(parts.model, step)
         if loss < MAX_LOSS:
             return OverfitResult(True, loss, step, sequences * length)
     return OverfitResult(False, loss, max_steps, sequences * length)

@@ -38,6 +38,16 @@ class ParameterCounts(Section):
     """Parameters that one token passes through, of a mixture of experts; None where that is all."""
 
 
+class Crossing(Section):
+    """The first evaluation under a target loss; null where there was none."""
+
+    loss: float
+    step: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    """On the training clock."""
+
+
 class Versions(Section):
     """What ran. Recorded, not hashed, but for the trainer's own sources."""
 
@@ -78,6 +88,9 @@ class TrialResult(Section):
     target_loss: float | None = None
     reached_target: bool | None = None
     time_to_target_seconds: float | None = None
+    """On the training clock; null on a miss, which takes at least `training_seconds`."""
+    targets: list[Crossing] = []
+    """Every declared target, the highest loss first."""
     kill_tokens: int | None = None
     """Where the kill rule was met."""
     stopped_tokens: int | None = None

@@ -17,6 +17,8 @@ from podium.trainer.config import KillCriterion, KillRule, PatienceRule, Regress
 from podium.trainer.curve import Curve, Point
 from podium.trainer.result import Status
 from podium.trainer.stop_checks import impossible_rules, meaning_of
+from podium.trainer.target import first_under
+from podium.trainer.target_config import TargetRule
 from podium.trainer.units import format_count
 
 __all__ = ["Kill", "Stop", "first_stop", "impossible_rules", "kill_point", "meaning_of", "perplexity_of"]
@@ -36,14 +38,15 @@ class Kill:
 class Stop:
     """Where the first of all rules was met."""
 
-    kind: Literal["non_finite", "kill", "regression", "patience"]
+    kind: Literal["non_finite", "target", "kill", "regression", "patience"]
     tokens: int
     reason: str
 
     @property
     def status(self) -> Status:
-        """How a run that this ended is reported: a loss that is not finite is `diverged`, all else `killed`."""
-        return Status.DIVERGED if self.kind == "non_finite" else Status.KILLED
+        """How a run that this ended is reported."""
+        named = {"non_finite": Status.DIVERGED, "target": Status.TARGET_REACHED}
+        return named.get(self.kind, Status.KILLED)
 
 
 def perplexity_of(loss: float) -> float:
@@ -85,10 +88,12 @@ def kill_point(curve: Curve, reference: Curve, rule: KillRule) -> Kill | None:
 def first_stop(points: Curve, reference: Curve | None, rules: StopRules) -> Stop | None:
     """The first point at which any rule that reads curves is met, or None.
 
-    At one point a loss that is not finite comes first, then kill, regression and patience. Without a reference the kill
-    rule is not judged (yet). `timeout_seconds` is the training loop's.
+    At one point a loss that is not finite comes first, then the target, kill, regression and patience. Without a
+    reference the kill rule is not judged (yet). `timeout_seconds` is the training loop's.
     """
     stops = [_non_finite(points)]
+    if rules.target is not None:
+        stops.append(_target(points, rules.target))
     if rules.kill is not None and reference is not None:
         kill = kill_point(points, reference, rules.kill)
         stops.append(Stop("kill", kill.tokens, kill.reason) if kill else None)
@@ -138,6 +143,17 @@ def _non_finite(points: Curve) -> Stop | None:
                 "non_finite", point.tokens, f"validation loss not finite at {format_count(point.tokens)} tokens"
             )
     return None
+
+
+def _target(points: Curve, rule: TargetRule) -> Stop | None:
+    point = first_under(points, rule.loss)
+    if point is None:
+        return None
+    return Stop(
+        "target",
+        point.tokens,
+        f"validation loss {point.val_loss:.4f} is under the target {rule.loss:g} after {point.step} steps",
+    )
 
 
 def _regression(points: Curve, rule: RegressionRule) -> Stop | None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from torch import nn
 
 from podium.trainer.model_config import ModelConfig
+from podium.trainer.models.ngpt import Ngpt
 from podium.trainer.models.speedrun import Speedrun
 from podium.trainer.models.transformer import Transformer
+from podium.trainer.ngpt_config import NgptConfig
 from podium.trainer.speedrun_config import SpeedrunConfig
 
 
@@ -18,5 +20,7 @@ def build_model(config: ModelConfig) -> nn.Module:
     match config:
         case SpeedrunConfig():
             return Speedrun(config)
+        case NgptConfig():
+            return Ngpt(config)
         case _:
             return Transformer(config)
