@@ -10,20 +10,21 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import ExitStack
+from dataclasses import replace
 
-from podium.components.launch.launcher import Ended, Launcher, Task
+from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.one_task import run_task
 from podium.components.launch.open_launcher import open_launcher
 from podium.components.reporting.build import build_report
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.finalists import Finalist, finalists
-from podium.components.study.layout import CANCEL, LEASE, evaluation_key
+from podium.components.study.layout import LEASE, evaluation_key
 from podium.components.study.run import Run
-from podium.trainer.errors import PodiumError
 from podium.trainer.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.storage import join_uri
 
 METRICS = "metrics.json"
-POLL_SECONDS = 2.0
+FOLDER = "evaluation"
 
 
 def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
@@ -35,14 +36,18 @@ def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
     opened = Run.open(store, run)
     waiting = [each for each in finalists(opened) if not _is_done(opened, each)]
     if waiting:
-        devices = min(1, opened.study.stages[opened.stages[-1]].resources.gpus_per_trial)
+        declared = opened.study.stages[opened.stages[-1]].resources
+        devices = min(1, declared.gpus_per_trial)
+        resources = declared.model_copy(update={"gpus_per_trial": devices, "nodes": 1})
         with ExitStack() as stack:
             token = os.environ.get(TOKEN_VARIABLE) or None
             stack.enter_context(Lease(opened.storage, LEASE, what=f"run {opened.id}", token=token))
-            starter = open_launcher(launcher, opened.storage, parallel=1, devices_per_task=devices)
+            starter = open_launcher(launcher, opened, FOLDER, resources, parallel=1)
             stack.callback(starter.close)
             for finalist in waiting:
-                _record(opened, finalist, _measure(opened, starter, evaluation_task(opened, finalist, devices)))
+                ends = run_task(opened, starter, evaluation_task(opened, finalist, devices))
+                # an attempt that was interrupted held its device too
+                _record(opened, finalist, replace(ends[-1], seconds=sum(each.seconds for each in ends)))
     return [each.variant for each in finalists(opened) if _is_done(opened, each)]
 
 
@@ -63,17 +68,18 @@ def evaluation_task(run: Run, finalist: Finalist, devices: int) -> Task:
     argv += [] if declared.latency else ["--skip-latency"]
     argv += [] if declared.throughput else ["--skip-throughput"]
     argv += [] if declared.max_batches is None else ["--max-eval-batches", str(declared.max_batches)]
-    name = f"evaluation/{finalist.variant}"
-    return Task(name, argv, f"logs/{name}.log", env={TOKEN_VARIABLE: ""}, devices=devices)
-
-
-def _measure(run: Run, launcher: Launcher, task: Task) -> Ended:
-    launcher.start(task)
-    while True:
-        for ended in launcher.poll(POLL_SECONDS):
-            return ended
-        if run.storage.exists(CANCEL):
-            raise PodiumError(f"run {run.id} was cancelled")
+    name = f"{FOLDER}/{finalist.variant}"
+    return Task(
+        name,
+        argv,
+        f"logs/{name}.log",
+        devices=devices,
+        # what has failed is tried anew, and is not found again as the attempt that failed
+        attempt=_failures(run, finalist.variant) + 1,
+        identity=finalist.trial.fingerprint,
+        folder=evaluation_key(finalist.variant),
+        labels={"variant": finalist.variant},
+    )
 
 
 def _is_done(run: Run, finalist: Finalist) -> bool:
@@ -90,10 +96,14 @@ def _record(run: Run, finalist: Finalist, ended: Ended) -> None:
         _append(run, finalist.variant, ended.seconds, status="completed")
         print(f"{finalist.variant}: evaluated in {ended.seconds:.0f} s", flush=True)
         return
-    failed = sum(entry.data.get("variant") == finalist.variant for entry in run.ledger.entries("evaluation"))
-    key = f"{finalist.variant}/failed-{failed + 1}"
+    key = f"{finalist.variant}/failed-{_failures(run, finalist.variant) + 1}"
     _append(run, key, ended.seconds, variant=finalist.variant, status="failed", code=ended.code, log_tail=ended.tail)
     print(f"{finalist.variant}: not evaluated, code {ended.code}:\n" + "\n".join(ended.tail), flush=True)
+
+
+def _failures(run: Run, variant: str) -> int:
+    entries = run.ledger.entries("evaluation")
+    return sum(entry.data.get("variant") == variant and entry.data.get("status") == "failed" for entry in entries)
 
 
 def _append(run: Run, key: str, seconds: float, *, variant: str | None = None, **data: object) -> None:

@@ -13,10 +13,10 @@ from collections import deque
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from podium.components.launch.attempts import BEAT_SECONDS, Attempt, Attempts, read_attempts, write_attempts
+from podium.components.launch.attempts import BEAT_SECONDS, Attempt, Attempts, write_attempts
+from podium.components.launch.dead_lease import free_dead_lease
 from podium.components.launch.judge import METRICS, Judge, Ruling, read_curve
 from podium.components.launch.launcher import (
-    ATTEMPT_VARIABLE,
     RUN_AGAIN,
     USER_ERROR,
     Ended,
@@ -27,7 +27,9 @@ from podium.components.launch.launcher import (
 )
 from podium.components.launch.records import Records, read_result
 from podium.components.launch.reuse import Reuse
+from podium.components.launch.tasks import trial_task
 from podium.components.launch.tracker import Tracker
+from podium.components.launch.waiting import WaitingNotes
 from podium.components.study.cost import run_usd
 from podium.components.study.layout import CANCEL, LEASE, TrialKey
 from podium.components.study.run import Run, Trial
@@ -40,7 +42,6 @@ from podium.trainer.errors import InUseError, NotFoundError, UserError
 from podium.trainer.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.result import Status, TrialResult
 from podium.trainer.stopping import Kill
-from podium.trainer.storage import join_uri
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 60.0
 """Wait before a trial's first restart, doubled each time up to the longest."""
@@ -97,7 +98,11 @@ def conduct(
     beat = beat_seconds or (2.0 if run.storage.local_path(LEASE) is not None else 10.0)
     with ExitStack() as stack:
         lease = Lease(run.storage, LEASE, what=f"run {run.id}", token=os.environ.get(TOKEN_VARIABLE) or None)
-        stack.enter_context(lease)
+        try:
+            stack.enter_context(lease)
+        except BaseException:
+            launcher.close()
+            raise
         if tracking_uri is not None:
             stack.enter_context(Tracker(run, stage, f"trials/{stage}", tracking_uri))
         stack.callback(launcher.close)
@@ -106,6 +111,9 @@ def conduct(
             return conductor.conduct()
         except KeyboardInterrupt:
             conductor.wind_up()
+            raise
+        except InUseError:
+            launcher.detach()  # whoever took the run over follows its trials
             raise
 
 
@@ -147,6 +155,9 @@ class _Conductor:
         self._stopped = ""
         self._cancelled = False
         self._looked = 0.0
+        self._begun: set[str] = set()
+        """Trials that were started here: whoever held one's folder after that was ours, and has ended."""
+        self._notes = WaitingNotes(run.storage)
         self._spent = run.spent_usd()
 
     def conduct(self) -> Conducted:
@@ -210,10 +221,11 @@ class _Conductor:
             self._waiting.appendleft(entry[1])
         while self._waiting and len(self._live) < self._launcher.slots and not self._stopped:
             trial = self._waiting.popleft()
-            if self._comes_from_elsewhere(trial):
+            task, before, goes_on = trial_task(self._run, trial, self._launcher, self._command)
+            if not goes_on and self._comes_from_elsewhere(trial):
                 continue
-            if self._affordable():
-                self._start(trial)
+            if goes_on or self._affordable():
+                self._start(trial, task, before)
             elif self._live:  # what runs may turn out cheaper than expected
                 self._waiting.appendleft(trial)
                 return
@@ -227,7 +239,8 @@ class _Conductor:
 
     def _comes_from_elsewhere(self, trial: Trial) -> bool:
         lease = f"{trial.key.folder}/{LEASE}"
-        if self._run.storage.exists(lease) and is_live(self._run.storage, lease):
+        known = trial.key.name in self._begun
+        if not known and self._run.storage.exists(lease) and is_live(self._run.storage, lease):
             self._adopted[trial.key.name] = trial
             return True
         self._reuse = self._reuse or Reuse(self._run, self._stage)
@@ -236,21 +249,12 @@ class _Conductor:
             self._finish(trial, result)
         return result is not None
 
-    def _start(self, trial: Trial) -> None:
+    def _start(self, trial: Trial, task: Task, before: Attempts) -> None:
         self._records.spec(trial)
-        before = read_attempts(self._run.storage, trial.key.folder)
         if before.attempts:
             self._records.restarted(trial, before)
-        self._launcher.start(
-            Task(
-                name=trial.key.name,
-                argv=self._command(join_uri(self._run.uri, trial.key.folder)),
-                log=trial.key.log,
-                # The trial takes a lease of its own folder, not a share of the run's.
-                env={ATTEMPT_VARIABLE: str(len(before.attempts) + 1), TOKEN_VARIABLE: ""},
-                devices=self._declared.resources.gpus_per_trial,
-            )
-        )
+        self._launcher.start(task)
+        self._begun.add(trial.key.name)
         self._live[trial.key.name] = _Live(trial, before, time.monotonic())
 
     def _ended(self, ended: Ended) -> None:
@@ -259,6 +263,7 @@ class _Conductor:
         result = read_result(self._run.storage, trial.key)
         # A trial whose folder another process holds refuses to start like one whose config can't be run.
         lease = f"{trial.key.folder}/{LEASE}"
+        free_dead_lease(self._run.storage, lease, ended.hosts)
         held = ended.code == USER_ERROR and is_live(self._run.storage, lease)
         told = ended.code in (RUN_AGAIN, None) or held or bool(kill or self._stopped)
         attempts = live.before.begin().last(
@@ -266,7 +271,7 @@ class _Conductor:
         )
         write_attempts(self._run.storage, trial.key.folder, attempts)
         if result is not None:
-            self._finish(trial, result)
+            self._finish(trial, self._records.with_image(trial, result, ended.image))
         elif kill is not None:
             self._finish(trial, self._records.killed(trial, None, kill))
         elif held:
@@ -327,6 +332,7 @@ class _Conductor:
         running = [live.trial.variant.name for live in self._live.values()]
         for arm, kill in self._judge.look(running).items():
             self._end_arm(arm, kill)
+        self._notes.tell(self._launcher.waiting())
         for name, seconds in self._launcher.running().items():
             live = self._live[name]
             if self._looked - live.beat >= BEAT_SECONDS:

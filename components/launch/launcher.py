@@ -17,8 +17,13 @@ ATTEMPT_VARIABLE = "PODIUM_ATTEMPT"
 
 USER_ERROR = 2
 """Exit code of a trial whose config can't be run: trying again would not help."""
+OVERDUE, NOT_STARTED = 124, 125
+"""In place of an exit code: a task that was ended at its deadline, one that could not be started at all."""
 RUN_AGAIN = 75
 """Exit code (EX_TEMPFAIL) of a trial that saved because it was told to: not a failure, run it again."""
+
+TAIL_LINES = 20
+"""Of a log, what a result keeps where a trial failed."""
 
 TrialCommand = Callable[[str], list[str]]
 """From the URI of a trial's folder to the argv that trains it."""
@@ -37,6 +42,16 @@ class Task:
     """Over the environment of the launcher."""
     devices: int = 0
     """GPUs, all for this task; 0 is a CPU, counted as one device. More than one: a process each, ranks of one group."""
+    attempt: int = 1
+    """Number of this attempt at the task."""
+    identity: str = ""
+    """What makes it this task and no other by the same name: a fingerprint. With the attempt it names a Job."""
+    folder: str = ""
+    """Key of the folder that it works in, from the run's; empty where it has none of its own."""
+    seconds: float = 0.0
+    """Seconds for which this attempt has held its devices already, where it is one that `Launcher.left` told of."""
+    labels: dict[str, str] = field(default_factory=dict)
+    """Variant, seed and the like, for who looks at a cluster."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,14 @@ class Ended:
     """Wall-clock seconds over which it held its devices."""
     tail: list[str]
     """The last 20 lines of its log."""
+    reason: str = ""
+    """How it ended in words, where more is known than the code."""
+    out_of_memory: bool = False
+    """Whether it was ended for using more memory than it was given."""
+    hosts: tuple[str, ...] = ()
+    """Hosts of its own that have ended with it: a lease that one of them holds is a dead one's."""
+    image: str | None = None
+    """The image that it ran, with its digest."""
 
 
 class Launcher(Protocol):
@@ -64,7 +87,19 @@ class Launcher(Protocol):
         """Tasks that ended since the last call; waits for one up to the timeout, returns at once when there is one."""
 
     def running(self) -> dict[str, float]:
-        """Names of the tasks that run, with the seconds since each was started."""
+        """Names of the tasks that were started and are not over, with the seconds that each has held its devices."""
+
+    def waiting(self) -> dict[str, str]:
+        """Names of the started tasks that do not run yet, with the reason in words."""
+
+    def left(self, task: Task) -> int | None:
+        """The newest attempt at this task that an earlier launcher started and nobody saw end; None where none is.
+
+        Starting that attempt means following it.
+        """
+
+    def clear(self) -> None:
+        """End what an earlier launcher left running of this step, and wait until it has."""
 
     def stop(self, names: list[str] | None = None, *, grace_seconds: float = 30.0) -> None:
         """Ask tasks (all by default) to save and end, and end those that still run after the grace.
@@ -74,6 +109,9 @@ class Launcher(Protocol):
 
     def close(self) -> None:
         """End what runs, with the grace of `stop`, and give everything back."""
+
+    def detach(self) -> None:
+        """Let go of what runs: somebody else follows it now. What can't run alone ends with `close` all the same."""
 
 
 def trial_command(uri: str) -> list[str]:

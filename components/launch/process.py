@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podium.components.launch import child, ranks
-from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.launcher import TAIL_LINES, Ended, Task
 from podium.components.launch.warm import WarmProcess, serves
 from podium.trainer.errors import NotFoundError, StorageError, UserError
 from podium.trainer.storage import Storage
 
-TAIL_LINES = 20
 LOG_INTERVAL_SECONDS = 30.0
 """How often a log that is not in a file system is put to the store."""
 
@@ -93,6 +92,17 @@ class ProcessLauncher:
         now = time.monotonic()
         return {name: now - entry.started for name, entry in self._running.items()}
 
+    def waiting(self) -> dict[str, str]:
+        """See Launcher. A child runs as soon as it is started."""
+        return {}
+
+    def left(self, task: Task) -> None:
+        """See Launcher. A child never outlives its launcher."""
+        return
+
+    def clear(self) -> None:
+        """See Launcher. Likewise."""
+
     def stop(self, names: list[str] | None = None, *, grace_seconds: float = 30.0) -> None:
         """See Launcher."""
         for name, entry in self._running.items():
@@ -111,6 +121,9 @@ class ProcessLauncher:
         if self._scratch is not None:
             self._scratch.cleanup()
             self._scratch = None
+
+    def detach(self) -> None:
+        """See Launcher."""
 
     def _spawn(self, name: str, argv: Sequence[str], env: Mapping[str, str], log: Path) -> Callable[[int], None]:
         """Start a task as a process of its own. Returns what sends it a signal."""

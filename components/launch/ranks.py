@@ -15,29 +15,61 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 
 GRACE_SECONDS = 20.0
 """Time for the other ranks to save after one has ended on its own."""
+RUN_AGAIN = 75
+"""As `launcher.RUN_AGAIN`: this file is also run as a script, without the package."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The ranks of a trial, and which of them run here."""
+
+    local: int
+    """Ranks on each machine."""
+    nodes: int = 1
+    node: int = 0
+    """Index of this machine."""
+    address: str = "127.0.0.1"
+    """Where the first rank listens."""
+    port: int | None = None
+    """By default a free one of this machine."""
 
 
 def main() -> None:
     """Run the ranks; exit with the first code that is not 0."""
     count, *argv = sys.argv[1:]
-    sys.exit(run_ranks(int(count), argv))
+    sys.exit(run_ranks(Group(int(count)), argv))
 
 
-def run_ranks(count: int, argv: list[str]) -> int:
-    """Start `count` ranks of argv and wait for them. Returns the first exit code that is not 0, else 0."""
+def run_ranks(group: Group, argv: list[str], output: int | None = None) -> int:
+    """Start this machine's ranks of argv and wait for them. Returns the first exit code that is not 0, else 0.
+
+    `output` is the descriptor that they write to; by default this process's own.
+    """
     child = Path(__file__).with_name("child.py")
-    shared = {"WORLD_SIZE": str(count), "LOCAL_WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1"}
-    shared["MASTER_PORT"] = str(_free_port())
+    world = group.local * group.nodes
+    shared = {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(group.local)}
+    shared["MASTER_ADDR"], shared["MASTER_PORT"] = group.address, str(group.port or _free_port())
     ranks: list[subprocess.Popen[bytes]] = []
-    for rank in range(count):
-        env = {**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
-        ranks.append(subprocess.Popen([sys.executable, "-I", "-S", str(child), str(os.getpid()), *argv], env=env))
+    told: list[int] = []
+
+    def pass_on(number: int, _: object) -> None:
+        told.append(number)
+        _signal_all(ranks, signal.SIGTERM)
+
     # Each rank is told to save: a signal that reached only this process would leave the ranks training.
-    signal.signal(signal.SIGTERM, lambda *_: _signal_all(ranks, signal.SIGTERM))
+    signal.signal(signal.SIGTERM, pass_on)
+    for local_rank in range(group.local):
+        own = {"RANK": str(group.node * group.local + local_rank), "LOCAL_RANK": str(local_rank)}
+        env = {**os.environ, **(shared | own if world > 1 else {})}
+        command = [sys.executable, "-I", "-S", str(child), str(os.getpid()), *argv]
+        ranks.append(subprocess.Popen(command, env=env, stdout=output, stderr=output))
+    if told:  # while they were being started
+        _signal_all(ranks, signal.SIGTERM)
 
     codes: queue.SimpleQueue[int] = queue.SimpleQueue()
     for rank_process in ranks:
@@ -51,6 +83,8 @@ def run_ranks(count: int, argv: list[str]) -> int:
             timer = threading.Timer(GRACE_SECONDS, _signal_all, (ranks, signal.SIGKILL))
             timer.daemon = True
             timer.start()
+    if told and first == -signal.SIGTERM:
+        return RUN_AGAIN  # it was told to end before it could listen: nothing was lost, and nothing is wrong with it
     # A rank that a signal ended: as a shell reports it, since an exit code can't be negative.
     return first if first >= 0 else 128 - first
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from podium.components.launch.attempts import Attempts, read_attempts
 from podium.components.launch.judge import as_killed, read_metrics
-from podium.components.launch.launcher import USER_ERROR, Ended
+from podium.components.launch.launcher import NOT_STARTED, TAIL_LINES, USER_ERROR, Ended
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import LEASE, TrialKey
@@ -35,7 +35,7 @@ class Records:
     def __init__(self, run: Run, stage: str) -> None:
         self._run, self._stage = run, stage
         self._declared = run.study.stages[stage]
-        self._devices = max(self._declared.resources.gpus_per_trial, 1)
+        self._devices = self._declared.resources.devices
         self._written = {(entry.kind, entry.key) for entry in run.ledger.entries()}
 
     def spec(self, trial: Trial) -> None:
@@ -86,7 +86,22 @@ class Records:
         if ended.code == 0:
             how = "exit code 0, but no result"
         why = "its config can't be run" if ended.code == USER_ERROR else f"crashed {attempts.crashes} times"
-        return self._make(trial, Status.BROKEN, f"{why}; the last attempt ended with {how}", log_tail=ended.tail)
+        if ended.code == NOT_STARTED:
+            reason = f"could not be started, tried {attempts.crashes} times: {ended.reason}"
+        elif ended.reason:
+            reason = f"{why}; the last attempt ended with {how}: {ended.reason}"
+        else:
+            reason = f"{why}; the last attempt ended with {how}"
+        status = Status.OUT_OF_MEMORY if ended.out_of_memory else Status.BROKEN
+        return self._make(trial, status, reason, log_tail=ended.tail or self._tail(trial))
+
+    def with_image(self, trial: Trial, result: TrialResult, image: str | None) -> TrialResult:
+        """The result with the image that made it, by digest: the trainer knows only the tag that it was started by."""
+        if image is None or result.versions is None or result.versions.image == image:
+            return result
+        result = result.model_copy(update={"versions": result.versions.model_copy(update={"image": image})})
+        self._write(trial.key, result)
+        return result
 
     def not_affordable(self, trial: Trial, spent: float) -> TrialResult:
         """The result of a trial that would have taken the run over its budget."""
@@ -143,6 +158,12 @@ class Records:
     def cancelled(self, request: object) -> None:
         """Somebody cancelled the run."""
         self._append("cancelled", f"{self._stage}/{canonical_hash(request, 12)}", stage=self._stage)
+
+    def _tail(self, trial: Trial) -> list[str]:
+        try:
+            return self._run.storage.read_text(trial.key.log).splitlines()[-TAIL_LINES:]
+        except (NotFoundError, UnicodeDecodeError):
+            return []
 
     def _make(self, trial: Trial, status: Status, reason: str, *, write: bool = True, **fields: object) -> TrialResult:
         d_model, n_layers, n_heads, d_ff = trial.config.model.dimensions

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import os
+import uuid
 from contextlib import ExitStack
 
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Ended, Launcher, Task, trial_command
+from podium.components.launch.launcher import USER_ERROR, Ended, Launcher, Task, trial_command
+from podium.components.launch.one_task import run_task
 from podium.components.launch.open_launcher import open_launcher
 from podium.components.launch.reuse import copy_object
 from podium.components.launch.tracker import Tracker
@@ -24,7 +26,7 @@ from podium.components.study.state import passed
 from podium.components.study.trials import stage_seeds, trial_config
 from podium.trainer.config import RunSpec, StopRules, TrainConfig
 from podium.trainer.lease import TOKEN_VARIABLE, Lease
-from podium.trainer.storage import Storage, join_uri
+from podium.trainer.storage import join_uri
 from podium.trainer.sync import mlflow_uri
 
 FOLDER = "shakedown"
@@ -44,21 +46,22 @@ def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
     gate = opened.read_json(SHAKEDOWN)
     if gate is not None and passed(gate):
         return "pass"
-    devices = next(iter(opened.study.stages.values())).resources.gpus_per_trial
+    resources = next(iter(opened.study.stages.values())).resources
     with ExitStack() as stack:
         lease = Lease(opened.storage, LEASE, what=f"run {opened.id}", token=os.environ.get(TOKEN_VARIABLE) or None)
         stack.enter_context(lease)
-        starter = open_launcher(launcher, opened.storage, parallel=1, devices_per_task=devices)
+        starter = open_launcher(launcher, opened, FOLDER, resources, parallel=1)
         stack.callback(starter.close)
+        starter.clear()
         opened.storage.delete_folder(FOLDER)
         with Tracker(opened, FOLDER, FOLDER, mlflow_uri(store)):
             spec = gate_spec(opened)
-            attempts = _run_twice(opened.storage.child(FOLDER), starter, spec, devices)
+            attempts = _run_twice(opened, starter, spec, resources.gpus_per_trial)
         folder = opened.storage.child(FOLDER)
         checks = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
         if attempts[-1].code != 0:
             checks.append(_crash(attempts[-1]))
-        return _record(opened, checks, sum(each.seconds for each in attempts) * max(devices, 1))
+        return _record(opened, checks, sum(each.seconds for each in attempts) * resources.devices)
 
 
 def gate_page(run: str, store: str) -> str:
@@ -106,12 +109,13 @@ def gate_spec(run: Run) -> RunSpec:
     )
 
 
-def _run_twice(folder: Storage, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
+def _run_twice(run: Run, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
     """Both runs, one after the other; the second only where the first got to its end. Every attempt, in order."""
+    folder = run.storage.child(FOLDER)
     whole, resumed = folder.child(WHOLE), folder.child(RESUMED)
     half = spec.config.steps // 2
     whole.write_json("config.json", spec.model_dump(mode="json"))
-    attempts = _run(whole, launcher, devices)
+    attempts = _run(run, WHOLE, launcher, devices)
     if attempts[-1].code != 0 or not whole.exists(f"{CHECKPOINTS}/ckpt-step-{half}.pt"):
         return attempts
     # what a run that was killed half way leaves behind
@@ -119,21 +123,25 @@ def _run_twice(folder: Storage, launcher: Launcher, spec: RunSpec, devices: int)
     lines = whole.read_text("metrics.jsonl").splitlines(keepends=True)
     resumed.write_text("metrics.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= half))
     resumed.write_json("config.json", spec.model_dump(mode="json"))
-    return attempts + _run(resumed, launcher, devices)
+    return attempts + _run(run, RESUMED, launcher, devices)
 
 
-def _run(folder: Storage, launcher: Launcher, devices: int) -> list[Ended]:
+def _run(run: Run, name: str, launcher: Launcher, devices: int) -> list[Ended]:
     """Start a run until it ends by itself; a crash may be the machine's fault once."""
-    name = folder.uri.rpartition("/")[2]
+    folder = f"{FOLDER}/{name}"
     attempts: list[Ended] = []
-    while len(attempts) < STARTS:
-        number = str(len(attempts) + 1)
-        env = {ATTEMPT_VARIABLE: number, TOKEN_VARIABLE: ""}
-        launcher.start(Task(f"{FOLDER}/{name}", trial_command(folder.uri), LOG, env=env, devices=devices))
-        while not (ended := launcher.poll(60.0)):
-            pass
-        attempts += ended
-        if ended[-1].code in (0, USER_ERROR):
+    for _ in range(STARTS):
+        task = Task(
+            name=folder,
+            argv=trial_command(join_uri(run.uri, folder)),
+            log=LOG,
+            devices=devices,
+            attempt=len(attempts) + 1,
+            identity=uuid.uuid4().hex,  # a gate begins anew: what an earlier one left is not this one's
+            folder=folder,
+        )
+        attempts += run_task(run, launcher, task)
+        if attempts[-1].code in (0, USER_ERROR):
             break
     return attempts
 

@@ -11,14 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-import podium.trainer
 from podium.components.study.schema import Study
+from podium.components.study.sources import trainer_digest
 from podium.trainer.config import TrainConfig
 
 RUN_ID_DIGITS = 8
@@ -54,16 +52,6 @@ def canonical_hash(value: Any, digits: int = 64) -> str:
     """sha256 of the canonical JSON, in hex. Raises TypeError for what has no stable serialisation."""
     text = json.dumps(canonical(value), separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:digits]
-
-
-@cache
-def trainer_digest() -> str:
-    """A digest of the trainer's sources: names and contents of its Python files."""
-    root = Path(podium.trainer.__path__[0])
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:FINGERPRINT_DIGITS]
 
 
 def trial_fingerprint(

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import podium
 from podium.components.study import layout
-from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
+from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash
 from podium.components.study.schema import Study
 from podium.components.study.source_state import SourceState, source_state
+from podium.components.study.sources import trainer_digest
 from podium.components.study.trials import datasets
 from podium.components.study.yaml_text import dump_yaml, parse_yaml
 from podium.trainer.config import RunSpec

@@ -95,10 +95,28 @@ class Resources(Section):
     """GPUs of one trial; 0 is a CPU, counted as one device."""
     parallel: int = Field(default=1, gt=0)
     """Trials at once; the stage's pod requests gpus_per_trial × parallel (launcher: process)."""
+    nodes: int = Field(default=1, gt=0)
+    """Machines that a trial is spread over, its GPUs in equal parts (launcher: job); without GPUs a process on each."""
     gpu_class: str | None = None
     """Name of a GPU type; the chart or the site maps it to node selectors and tolerations."""
     cpu: str | None = None
+    """Processors of each machine's part, as a Kubernetes quantity (launcher: job)."""
     memory: str | None = None
+    """Memory of each machine's part, as a Kubernetes quantity (launcher: job)."""
+
+    @property
+    def devices(self) -> int:
+        """Devices that a trial holds and pays for: its GPUs, or a processor on each machine."""
+        return max(self.gpus_per_trial, self.nodes)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.gpus_per_trial % self.nodes:
+            raise ValueError(
+                f"gpus_per_trial must be a multiple of nodes = {self.nodes}, so that every machine gives as many, "
+                f"got {self.gpus_per_trial}"
+            )
+        return self
 
 
 class Price(Section):

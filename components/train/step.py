@@ -28,12 +28,7 @@ def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection:
     conducted = conduct(
         opened,
         stage,
-        open_launcher(
-            launcher,
-            opened.storage,
-            parallel=chosen.parallel or resources.parallel,
-            devices_per_task=resources.gpus_per_trial,
-        ),
+        open_launcher(launcher, opened, stage, resources, parallel=chosen.parallel or resources.parallel),
         chosen,
         tracking_uri=mlflow_uri(store),
     )

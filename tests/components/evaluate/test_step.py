@@ -32,6 +32,9 @@ class FakeLauncher:
         code = self.behaviour(task)
         return [Ended(task, code, 2.0, ["last line"])]
 
+    def waiting(self):
+        return {}
+
     def close(self):
         pass
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,9 @@ import pytest
 from podium.components.launch.launcher import Ended, Task, trial_command
 from podium.components.launch.open_launcher import open_launcher
 from podium.components.launch.process import ProcessLauncher, read_tail, visible_gpus
-from podium.components.launch.ranks import run_ranks
+from podium.components.launch.ranks import Group, run_ranks
+from podium.components.study.run import Run
+from podium.components.study.schema import Resources
 from podium.trainer.errors import UserError
 from podium.trainer.process import start_ticks
 from podium.trainer.storage import open_storage
@@ -157,7 +160,7 @@ def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code(tmp_path: 
     """
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run_ranks(3, python(code)) == 75
+        assert run_ranks(Group(3), python(code)) == 75
     finally:
         signal.signal(signal.SIGTERM, before)
     assert all(gone(int(path.read_text())) for path in tmp_path.iterdir())
@@ -166,22 +169,26 @@ def test_the_first_rank_that_fails_ends_the_others_and_gives_the_code(tmp_path: 
 def test_ranks_that_all_end_well_give_0() -> None:
     before = signal.getsignal(signal.SIGTERM)
     try:
-        assert run_ranks(2, python("pass")) == 0
+        assert run_ranks(Group(2), python("pass")) == 0
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_machine_without_the_gpus_of_a_trial_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_machine_without_the_gpus_of_a_trial_is_refused(
+    make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    storage = open_storage(str(tmp_path))
+    run = make_run()
     assert visible_gpus() == ["4", "5", "6"]
-    assert open_launcher("process", storage, parallel=8, devices_per_task=1).slots == 3
-    assert open_launcher("process", storage, parallel=8, devices_per_task=2).slots == 1
-    assert open_launcher("process", storage, parallel=8, devices_per_task=0).slots == 8
+    for gpus, slots in ((1, 3), (2, 1), (0, 8)):
+        launcher = open_launcher("process", run, "first", Resources(gpus_per_trial=gpus), parallel=8)
+        assert launcher.slots == slots
     with pytest.raises(UserError, match="takes 4 GPUs, and this machine shows 3"):
-        open_launcher("process", storage, parallel=1, devices_per_task=4)
-    with pytest.raises(UserError, match=r"--launcher: must be one of process, got 'rocket'"):
-        open_launcher("rocket", storage, parallel=1, devices_per_task=0)
+        open_launcher("process", run, "first", Resources(gpus_per_trial=4), parallel=1)
+    with pytest.raises(UserError, match=r"resources.nodes: must be 1 with launcher process .* got 2"):
+        open_launcher("process", run, "first", Resources(nodes=2), parallel=1)
+    with pytest.raises(UserError, match=r"--launcher: must be one of process, job, got 'rocket'"):
+        open_launcher("rocket", run, "first", Resources(), parallel=1)
 
 
 def test_a_stand_in_takes_the_trainers_place(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from podium.components.study import layout
-from podium.components.study.fingerprint import canonical_hash, trainer_digest
+from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study
 from podium.components.study.run import Run, exit_code
 from podium.components.study.schema import Study
 from podium.components.study.selection import Selection, check_selection
+from podium.components.study.sources import trainer_digest
 from podium.components.study.yaml_text import dump_yaml, parse_yaml
 from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import Verdict
