@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from podium.trainer.curriculum_config import CurriculumConfig
 from podium.trainer.errors import ConfigError
 from podium.trainer.extension_config import Extension
+from podium.trainer.gpt2_config import CollapseRule, GPT2Config, RouterConfig
 from podium.trainer.model_config import ModelConfig
 from podium.trainer.optimizer_config import OptimizerConfig
 from podium.trainer.section import Section
@@ -30,6 +31,8 @@ class DataConfig(Section):
     order: Literal["shuffled", "sequential"] = "shuffled"
     """shuffled: every epoch in an order drawn from the seed; sequential: as the shards have them, as the speedruns do.
     Neither depends on the number of devices."""
+    balance_tokens: bool = False
+    """Train on as many sequences of every domain as the smallest has; evaluation is never balanced."""
     train_split: str = "train"
     validation_split: str = "validation"
 
@@ -69,6 +72,9 @@ class BatchConfig(Section):
     """Sequences of one optimizer step over all devices."""
     micro_batch: int | None = Field(default=None, gt=0)
     """Sequences of one forward pass on one device; by default all that the device's share of a step has."""
+    fit_memory: bool = False
+    """Where memory runs out, take one sequence a forward pass (the step stays as it is), then sequences of 256 tokens;
+    the log and the result say so."""
 
     def accumulation_steps(self, world_size: int = 1) -> int:
         """Forward passes per optimizer step and device. Raises ConfigError where the batch does not divide."""
@@ -167,6 +173,8 @@ class StopRules(Section):
     kill: KillRule | None = None
     patience: PatienceRule | None = None
     regression: RegressionRule | None = None
+    collapse: CollapseRule | None = None
+    """For a mixture of experts."""
     timeout_seconds: Seconds | None = Field(default=None, gt=0)
     """Training seconds after which the run stops (evaluation, compilation and checkpoints not counted)."""
 
@@ -215,6 +223,8 @@ class TrainConfig(Section):
     runtime: RuntimeConfig = RuntimeConfig()
     extension: Extension | None = None
     """A user's own code, which makes the model."""
+    router: RouterConfig | None = None
+    """How a mixture's routers are trained; null for a dense model, and for a mixture the defaults."""
     seed: int = Field(default=42, ge=0)
     """Seeds Python, NumPy, PyTorch and the data order."""
     preset: str = "custom"
@@ -240,7 +250,7 @@ class TrainConfig(Section):
     @property
     def mode(self) -> Literal["dense", "moe"]:
         """What a checkpoint's `mode` says."""
-        return "dense"
+        return "moe" if isinstance(self.model, GPT2Config) and self.model.moe is not None else "dense"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -266,7 +276,21 @@ class TrainConfig(Section):
                     "curriculum: when the lengths change decides the tokens, so give max_steps, got max_tokens"
                 )
         self.batch.accumulation_steps()
+        self._check_mixture()
         return self
+
+    def _check_mixture(self) -> None:
+        if self.mode == "dense":
+            for name, given in (("router", self.router), ("stop.collapse", self.stop.collapse)):
+                if given is not None:
+                    raise ValueError(f"{name} is for a mixture of experts (model.moe), got {given!r}")
+        elif self.curriculum is not None:
+            raise ValueError("curriculum: a mixture of experts trains at one sequence length, got one that grows")
+        if isinstance(self.model, GPT2Config) and self.data.sequence_length > self.model.n_positions:
+            raise ValueError(
+                f"data.sequence_length must be at most model.n_positions = {self.model.n_positions}, "
+                f"got {self.data.sequence_length}"
+            )
 
 
 class RunSpec(Section):
@@ -284,6 +308,8 @@ class RunSpec(Section):
     """Fingerprint of the trial whose full checkpoint this one starts from."""
     start_checkpoint: str | None = None
     """URI of that checkpoint."""
+    question: str = ""
+    """What the run is to answer, for its note."""
     watch: str | None = None
     """URI of the conductor's lease; the run saves and ends when its counter stands still for 10 minutes."""
     labels: dict[str, str] = {}

@@ -54,6 +54,15 @@ class RouterConfig(Section):
         return self.noise * max(0.0, 1.0 - (step - 1) / (self.noise_fraction * steps))
 
 
+class CollapseRule(Section):
+    """Stop when a layer sends more than `share` of its tokens to one expert, at `checks` looks in a row."""
+
+    share: float = Field(default=0.6, gt=0, lt=1)
+    checks: int = Field(default=3, gt=0)
+    every_steps: int = Field(default=100, gt=0)
+    """A look is over the tokens of so many steps."""
+
+
 class GPT2Config(Section):
     """GPT-2 (Radford et al., 2019) by `transformers`' GPT2LMHeadModel; with `moe` upcycled into a mixture of experts.
 

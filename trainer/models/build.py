@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from podium.trainer.gpt2_config import GPT2Config
 from podium.trainer.model_config import ModelConfig
 from podium.trainer.models.ngpt import Ngpt
 from podium.trainer.models.speedrun import Speedrun
@@ -22,5 +23,9 @@ def build_model(config: ModelConfig) -> nn.Module:
             return Speedrun(config)
         case NgptConfig():
             return Ngpt(config)
+        case GPT2Config():
+            from podium.trainer.models.gpt2 import GPT2  # transformers takes seconds to import
+
+            return GPT2(config)
         case _:
             return Transformer(config)
