@@ -110,6 +110,7 @@ class _Attempt:
         checkpoints = self.folder.child(self.prefix) if self.prefix else self.folder
         start = find_start(checkpoints, spec, resume, scratch)
         parts = build_parts(config, self._data(), choose_precision(config.runtime.precision, self.device), ranks)
+        stack.callback(parts.loader.close)
         if start is not None:
             self.state = snapshot.restore(start, parts, self.clock)
         recorder = None

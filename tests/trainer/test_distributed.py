@@ -69,6 +69,42 @@ def test_two_ranks_equal_one_with_accumulation(tmp_path, tiny_spec):
     assert (result["status"], result["versions"]["world_size"]) == ("completed", 2)
 
 
+SPEEDRUN = {
+    "model": {"family": "speedrun", "vocab_size": 64, "d_model": 16, "n_layers": 3, "n_heads": 2},
+    "optimizer": {"name": "muon", "learning_rate": 0.01},
+    "schedule": {"name": "warmdown", "warmup_fraction": 0.0, "final_fraction": 0.0, "warmdown_steps": 4},
+    "data": {"sequence_length": 16, "order": "sequential"},
+    "max_steps": 10,
+    "max_grad_norm": None,
+    "evaluation": {"every_steps": 5, "sequences": 32},
+}
+DEPTH_WARM = {"start_layers": 1, "fraction": 0.6, "drop": 0.4}
+CURRICULUM = {"lengths": [4, 12, 16], "mode": "reshape", "window": 1, "min_improvement": 10.0}
+
+
+@pytest.mark.parametrize(
+    ("model", "changes"),
+    [({}, {}), ({"block": "palm", "depth_warm": DEPTH_WARM}, {"curriculum": CURRICULUM})],
+    ids=["baseline", "palm-depth-warm-curriculum"],
+)
+def test_a_speedrun_on_two_ranks_is_that_on_one_with_accumulation(tmp_path, tiny_spec, model, changes):
+    fields = {**SPEEDRUN, "model": {**SPEEDRUN["model"], **model}, **changes}
+    write_spec(tmp_path / "two", tiny_spec({"fingerprint": "x"}, **fields, batch={"sequences": 8, "micro_batch": 2}))
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": "2"}
+    ranks = [
+        start([sys.executable], tmp_path / "two", {**place, "RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(2)
+    ]
+    spec = tiny_spec({"fingerprint": "x"}, **fields, batch={"sequences": 8, "micro_batch": 2})
+    train(spec, open_storage(str(tmp_path / "one")), checkpoint_prefix="checkpoints/")
+    for process in ranks:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    one, two = (train_losses(tmp_path / name) for name in ("one", "two"))
+    assert len(one) == 10
+    assert two == pytest.approx(one, abs=1e-5)
+
+
 def test_sigterm_ends_both_ranks_at_one_step(tmp_path, tiny_spec):
     spec = tiny_spec({"fingerprint": "x"}, max_steps=100_000, evaluation={"every_steps": 50_000})
     write_spec(tmp_path / "two", spec)
