@@ -42,7 +42,8 @@ COPY src /source/src
 COPY trainer /source/trainer
 COPY components /source/components
 COPY pipelines /source/pipelines
-RUN cd /source && /opt/build/bin/python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel')"
+RUN cd /source \
+    && /opt/build/bin/python -c "from setuptools import build_meta; build_meta.build_wheel('/wheel')" > /dev/null
 
 # ---- What the steps need.
 FROM base AS steps-packages
@@ -51,24 +52,29 @@ RUN --mount=type=bind,from=installer,source=/opt/build,target=/opt/build \
     --mount=type=cache,target=/var/cache/uv,id=podium-uv --mount=type=secret,id=fetch --mount=type=secret,id=ca \
     /opt/build/bin/install -r /locks/steps.txt
 
-# ---- What trials need beyond it.
-FROM steps-packages AS trainer-packages
+# The lock's torch is the CUDA build. Another one: a requirements file with hashes in locks/, and TORCH=its name.
+FROM scratch AS torch-set
+ARG TORCH=torch.txt
+COPY locks/${TORCH} /torch.txt
+
+# ---- What trials need. PyTorch lies below the steps' packages, which both images so hold for themselves: they are a
+# fifth of its size and change ten times as often.
+FROM base AS trainer-packages
 # torch.compile writes C++ and compiles it with Python's headers, which an official Python image has.
 RUN --mount=type=secret,id=apt \
     if [ -e /run/secrets/apt ]; then from="-o Dir::Etc::sourcelist=/run/secrets/apt -o Dir::Etc::sourceparts=-"; fi \
     && apt-get $from update -qq \
     && DEBIAN_FRONTEND=noninteractive apt-get $from install -y -qq --no-install-recommends gcc g++ > /dev/null \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/* /var/log/apt /var/log/dpkg.log
-# The lock's torch is the CUDA build. Another one: a requirements file with hashes in locks/, and TORCH=its name.
-ARG TORCH=torch.txt
 RUN --mount=type=bind,from=installer,source=/opt/build,target=/opt/build \
-    --mount=type=bind,source=locks,target=/locks \
+    --mount=type=bind,from=torch-set,source=/torch.txt,target=/locks/torch.txt \
     --mount=type=cache,target=/var/cache/uv,id=podium-uv --mount=type=secret,id=fetch --mount=type=secret,id=ca \
-    /opt/build/bin/install -r /locks/${TORCH}
+    /opt/build/bin/install -r /locks/torch.txt
 RUN --mount=type=bind,from=installer,source=/opt/build,target=/opt/build \
+    --mount=type=bind,source=locks/steps.txt,target=/locks/steps.txt \
     --mount=type=bind,source=locks/trainer.txt,target=/locks/trainer.txt \
     --mount=type=cache,target=/var/cache/uv,id=podium-uv --mount=type=secret,id=fetch --mount=type=secret,id=ca \
-    /opt/build/bin/install -r /locks/trainer.txt
+    /opt/build/bin/install -r /locks/steps.txt -r /locks/trainer.txt
 
 # ---- The images: the code over the packages, then what is only said about them.
 FROM steps-packages AS steps
