@@ -17,6 +17,7 @@ from contextlib import suppress
 from typing import Any
 
 from podium.components.launch import child
+from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.run import Run
 from podium.trainer.storage import open_storage
 from podium.trainer.sync import artifact_root, ensure_parent, initialise, sync_run
@@ -92,6 +93,7 @@ class Sender:
         self._storage = open_storage(run)
         self._stage, self._folder, self._study, self._run_id = stage, folder, study, run_id
         self._uri, self._artifacts = uri, artifacts
+        self._kubeflow_tags: dict[str, str] = {}
         self._parent: str | None = None
         self._sent: dict[str, tuple[str, ...]] = {}
 
@@ -115,6 +117,7 @@ class Sender:
                 self._study,
                 run_name=folder.removeprefix("trials/"),
                 parent_run_id=parent,
+                tags=self._kubeflow_tags,
                 artifacts=self._artifacts,
             )
             if sent is None:
@@ -131,9 +134,10 @@ class Sender:
 
     def _ensure_parent(self) -> str | None:
         if self._parent is None:
-            tags = {"study": self._study, "run": self._run_id}
             place: dict[str, Any] = {"tracking_uri": self._uri, "experiment": self._study, "artifacts": self._artifacts}
             try:
+                self._kubeflow_tags = mlflow_tags(self._storage)
+                tags = {"study": self._study, "run": self._run_id, **self._kubeflow_tags}
                 top = ensure_parent(key=self._run_id, name=self._run_id, tags=tags, **place)
                 self._parent = ensure_parent(
                     key=f"{self._run_id}/{self._stage}",

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from podium.components.study.finalists import Finalist
+from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.layout import verdict_key
 from podium.components.study.run import Run
 from podium.trainer.mlflow_server import artifact_root, client, ensure_parent
@@ -71,7 +72,7 @@ def run_of_study(run: Run, tracking_uri: str) -> str:
         run.study.name,
         key=run.id,
         name=run.id,
-        tags={"study": run.study.name, "run": run.id},
+        tags={"study": run.study.name, "run": run.id, **mlflow_tags(run.storage)},
         artifacts=artifact_root(run.store_uri),
     )
 

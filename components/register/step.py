@@ -12,6 +12,7 @@ from typing import Any
 
 from podium.components.register.log_model import log_version
 from podium.components.study.finalists import Finalist, finalists, last_verdict
+from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.layout import REGISTRATION
 from podium.components.study.run import Run
 from podium.components.verdicts.verdict import Verdict
@@ -113,7 +114,8 @@ def lineage(run: Run, verdict: Verdict, winner: Finalist) -> dict[str, str]:
         "image": (versions.image if versions else None) or "none",
         "podium": (versions.podium if versions else None) or "unknown",
     }
-    return {f"podium.{key}": value[:MOST_TAG_CHARACTERS] for key, value in tags.items()}
+    ours = {f"podium.{key}": value[:MOST_TAG_CHARACTERS] for key, value in tags.items()}
+    return ours | mlflow_tags(run.storage)
 
 
 def _existing(registry: Any, name: str, tags: Mapping[str, str]) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 from podium.components.reporting.build import FOLDER, build_report
+from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.run import Run
 from podium.trainer.mlflow_server import artifact_root, client, ensure_parent, mlflow_uri
 
@@ -35,7 +36,7 @@ def _log_to_mlflow(run: Run) -> None:
             run.study.name,
             key=run.id,
             name=run.id,
-            tags={"study": run.study.name, "run": run.id},
+            tags={"study": run.study.name, "run": run.id, **mlflow_tags(run.storage)},
             artifacts=artifact_root(run.store_uri),
         )
         for name in MAILED:

@@ -14,6 +14,9 @@ from podium.components.study.layout import FAILURE, KUBEFLOW, KUBEFLOW_RUN, run_
 from podium.trainer.errors import NotFoundError
 from podium.trainer.storage import Storage
 
+RUN_TAG = "kubeflow.run_id"
+"""Tag of runs and model versions in MLflow: the id of Kubeflow's run that made them."""
+
 
 @dataclass(frozen=True)
 class StepFailure:
@@ -41,6 +44,12 @@ def kubeflow_run_of(run: Storage) -> str | None:
     """Kubeflow's run that last executed the run in this folder; None for a run that Kubeflow has never seen."""
     found = _read(run, KUBEFLOW_RUN)
     return None if found is None else found.get("run")
+
+
+def mlflow_tags(run: Storage) -> dict[str, str]:
+    """Tags by which a run in MLflow names Kubeflow's run: none for a run that Kubeflow has never seen."""
+    kubeflow_run = kubeflow_run_of(run)
+    return {} if kubeflow_run is None else {RUN_TAG: kubeflow_run}
 
 
 def note_failure(store: Storage, failure: StepFailure, *, run_id: str = "", kubeflow_run: str = "") -> None:

@@ -10,16 +10,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from podium.components.launch.tracker import Sender
 from podium.components.register import step
 from podium.components.register.step import register
 from podium.components.select.step import select
 from podium.components.study.finalists import finalists
+from podium.components.study.kubeflow import note_run
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import datasets
 from podium.trainer.data.prepare import prepare
 from podium.trainer.errors import PodiumError
-from podium.trainer.mlflow_server import client, initialise, mlflow_uri
+from podium.trainer.mlflow_server import artifact_root, client, initialise, mlflow_uri
 
 TEXT = """
 name: registered
@@ -173,6 +175,21 @@ def test_a_version_says_what_it_was_made_of_and_why_it_was_chosen(run):
     assert tags["podium.data_fingerprint"] == winner.trial.dataset_uri.rpartition("/")[2]
     assert json.loads(tags["podium.verdict"])["winner"] == "fast"
     assert {"podium.image", "podium.commit", "podium.variant", "podium.seed"} <= set(tags)
+
+
+def test_every_level_of_the_tree_in_mlflow_names_the_run_of_kubeflow_that_made_it(run):
+    note_run(run.store, "9f6c", run.id)
+    uri = mlflow_uri(run.store_uri)
+    Sender(run.uri, "prove", "trials/prove", run.study.name, run.id, uri, artifact_root(run.store_uri)).send()
+    register(run.id, run.store_uri)
+    experiment = client(uri).get_experiment_by_name(run.study.name).experiment_id
+    runs = {found.info.run_name: found for found in client(uri).search_runs([experiment])}
+    assert {found.data.tags["kubeflow.run_id"] for found in runs.values()} == {"9f6c"}
+    trial, stage, top = runs["prove/fast/seed-42"], runs["prove"], runs[run.id]
+    assert trial.data.tags["mlflow.parentRunId"] == stage.info.run_id
+    assert stage.data.tags["mlflow.parentRunId"] == top.info.run_id
+    version = client(uri).get_model_version("registered", registration(run)["version"])
+    assert version.tags["kubeflow.run_id"] == "9f6c"
 
 
 def test_only_what_is_proven_becomes_champion_and_what_it_displaces_is_recorded(run):
