@@ -6,10 +6,13 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+MEETING_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,27 @@ def launched_ranks() -> Ranks:
     return Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
 
 
+def _meeting(ranks: Ranks) -> dict[str, Any]:
+    """Where the ranks meet: the first one's store, or torchrun's own.
+
+    All ranks have been started when one comes here, so one that does not come within a minute is lost: the default
+    half hour would hold the others' devices as long. What they send each other later has the default.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return {}
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    timeout = timedelta(seconds=MEETING_SECONDS)
+    store = torch.distributed.TCPStore(address, port, ranks.world_size, ranks.is_first, timeout=timeout)
+    return {"store": store, "rank": ranks.rank, "world_size": ranks.world_size}
+
+
 @contextmanager
 def joined(ranks: Ranks, device: torch.device) -> Iterator[None]:
     """The process group, for as long as the block lasts: NCCL between GPUs, gloo between CPUs."""
     if ranks.world_size == 1:
         yield
         return
-    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", **_meeting(ranks))
     try:
         yield
     finally:

@@ -30,6 +30,9 @@ TOKEN_VARIABLE = "PODIUM_LEASE_TOKEN"  # noqa: S105  a name, not a secret
 FILE_INTERVAL, S3_INTERVAL = 2.0, 10.0
 """Seconds between two beats: on S3 every beat is two paid requests."""
 
+PATIENCE_VARIABLE, PATIENCE_SECONDS = "PODIUM_PATIENCE_SECONDS", 600.0
+"""How long a run goes on while its conductor's counter stands still, and where an environment says otherwise."""
+
 Record = dict[str, Any]
 
 
@@ -154,11 +157,12 @@ class Lease:
 class Watch:
     """The dead man's side: tells when another's counter has stood still, or could not be read, for too long."""
 
-    def __init__(self, uri_of_lease: str, *, patience_seconds: float = 600.0, interval: float = 10.0) -> None:
+    def __init__(self, uri_of_lease: str, *, patience_seconds: float | None = None, interval: float = 10.0) -> None:
+        """`patience_seconds` is by default PODIUM_PATIENCE_SECONDS of the environment, or 10 minutes."""
         folder, self._key = split_uri(uri_of_lease)
         self._storage = open_storage(folder)
-        self._patience = patience_seconds
-        self._interval = interval
+        self._patience = patience_seconds or float(os.environ.get(PATIENCE_VARIABLE) or PATIENCE_SECONDS)
+        self._interval = min(interval, self._patience / 4)
         self._seen: tuple[Any, Any] | None = None
         self._changed = time.monotonic()
         self._stop = threading.Event()
