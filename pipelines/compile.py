@@ -7,7 +7,9 @@ defaults as they are, so that the second line of a study's text lands outside th
 from __future__ import annotations
 
 import hashlib
+import string
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +80,7 @@ def study_pipeline(study: Study, *, text: str, options: Options | None = None) -
         secret=site.secret,
         config=site.config,
         gpus=study_gpus(study, launcher, options.parallel),
-        **requests(study, launcher),
+        **requests(study, launcher, options.parallel),
         **placement(study, site),
         **images(site),
         image_pull_policy=site.image_pull_policy,
@@ -88,14 +90,24 @@ def study_pipeline(study: Study, *, text: str, options: Options | None = None) -
     return build_ladder(study.name, list(study.stages), defaults, description=study.title or study.question)
 
 
-def requests(study: Study, launcher: str) -> dict[str, Any]:
-    """CPU and memory that each stage's pod requests: the study's, or a conductor's little where each trial is a Job."""
+def requests(study: Study, launcher: str, parallel: int | None = None) -> dict[str, Any]:
+    """CPU and memory that each stage's pod requests: its trials', or a conductor's where each trial is a Job."""
     if launcher == "job":
         return {kind: dict.fromkeys(study.stages, amount) for kind, amount in CONDUCTOR_REQUESTS.items()}
     return {
-        kind: {name: asked for name, stage in study.stages.items() if (asked := getattr(stage.resources, kind))}
+        kind: {
+            name: _times(asked, parallel or stage.resources.parallel)
+            for name, stage in study.stages.items()
+            if (asked := getattr(stage.resources, kind))
+        }
         for kind in CONDUCTOR_REQUESTS
     }
+
+
+def _times(quantity: str, count: int) -> str:
+    """A Kubernetes quantity (`500m`, `8Gi`) so many times."""
+    number = quantity.rstrip(string.ascii_letters)
+    return f"{(Decimal(number) * count).normalize():f}{quantity[len(number) :]}"
 
 
 def study_input(text: str, store: str | None) -> str:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -45,6 +46,9 @@ CONFIG_KEYS = ("AWS_ENDPOINT_URL", "AWS_REGION", "PODIUM_MLFLOW_URI", "MLFLOW_TR
 """Keys of the run-time configuration's ConfigMap; likewise."""
 NO_REQUEST = "0"
 """A CPU or memory input that asks for nothing. Kubeflow's driver fails on an empty quantity, and takes "" for GPUs."""
+
+_BUILDING = threading.Lock()
+"""KFP keeps the pipeline that is being built in a global variable."""
 
 PipelineFunction = Callable[..., Any]
 
@@ -112,7 +116,8 @@ def build_ladder(name: str, stages: Sequence[str], defaults: Defaults, *, descri
             for each in inputs
         ]
     )
-    return dsl.pipeline(name=pipeline_name(name), display_name=name, description=description or None)(function)
+    with _BUILDING:
+        return dsl.pipeline(name=pipeline_name(name), display_name=name, description=description or None)(function)
 
 
 def pipeline_name(study_name: str) -> str:

@@ -59,7 +59,7 @@ def wait(
     retries: int = 0,
     look: Look | None = None,
     event: Callable[[str], None] = lambda line: None,
-    poll_seconds: float = POLL_SECONDS,
+    poll_seconds: float | None = None,
 ) -> Finished:
     """Follow a run to its end, retrying it at most `retries` times after a failure of infrastructure.
 
@@ -67,6 +67,7 @@ def wait(
     Kubeflow no longer lets us ask (an expired token) or is away for ten minutes; the run goes on all the same.
     """
     place = _Place(store, kubeflow_run)
+    poll_seconds = POLL_SECONDS if poll_seconds is None else poll_seconds
     done = 0
     while True:
         found = _ask(kubeflow, kubeflow_run, event, poll_seconds)

@@ -62,6 +62,7 @@ def plan(
 
     Example: [b]podium plan param-allocation --seeds 5[/b]
     """
+    from podium.components.study.graph import other_graphs
     from podium.components.study.load import load_study
     from podium.components.study.plan import plan as make_plan
     from podium.components.study.source_state import source_state
@@ -79,6 +80,15 @@ def plan(
         result_json(planned.to_json())
     else:
         _print(planned)
+        own = other_graphs(study).get(loaded.profile)
+        if own is not None:
+            console = stdout()
+            words = (
+                f"note: profile {loaded.profile} has a graph of its own ({' → '.join(own)}): the pipeline of profile "
+            )
+            console.print(
+                f"{words}full does not run it; podium upload it with --profile {loaded.profile}", soft_wrap=True
+            )
 
 
 def compile_pipeline(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import sys
 import textwrap
+import threading
+import uuid
 from pathlib import Path
 
 import pytest
@@ -93,6 +97,62 @@ def fake_steps(tmp_path):
         return made[-1]
 
     return make
+
+
+@pytest.fixture
+def podium_cli():
+    """Runs the command line in this process."""
+    from typer.testing import CliRunner
+
+    from podium.pipelines.cli.main import app
+
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+STAND_IN = Path(__file__).parent.parent / "kfp_api" / "server.py"
+KFP_HOST = "PODIUM_KFP_HOST"
+"""Environment: address of a real Kubeflow Pipelines (one user, no login) against which the same tests run."""
+
+
+class Kfp:
+    """A Kubeflow Pipelines API: the stand-in, whose state a test may change, or a real one."""
+
+    def __init__(self, host: str, server=None) -> None:
+        self.host = host
+        self._server = server
+        self.study = f"study-{uuid.uuid4().hex[:8]}"
+        """A name that no other test has used: a real server remembers."""
+
+    @property
+    def state(self):
+        """The stand-in's state; a test that needs it can't run against a real server."""
+        if self._server is None:
+            pytest.skip(f"{KFP_HOST} is set: a real server can't be told how to behave")
+        return self._server.state
+
+
+@pytest.fixture
+def kfp(monkeypatch):
+    """A Kubeflow Pipelines API, and an environment that says nothing of any other."""
+    for name in list(os.environ):
+        ours = name.startswith(("KF_PIPELINES_", "PODIUM_KFP_", "PODIUM_INSTALLATION", "PODIUM_STORE"))
+        if ours and name != KFP_HOST:
+            monkeypatch.delenv(name)
+    if os.environ.get(KFP_HOST):
+        yield Kfp(os.environ[KFP_HOST])
+        return
+    specification = importlib.util.spec_from_file_location("kfp_api_server", STAND_IN)
+    module = importlib.util.module_from_spec(specification)
+    sys.modules["kfp_api_server"] = module
+    specification.loader.exec_module(module)
+    server = module.Server()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield Kfp(server.address, server)
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture

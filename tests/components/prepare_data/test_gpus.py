@@ -1,6 +1,6 @@
 import pytest
 
-from podium.components.prepare_data.gpus import gpu_problems, study_gpus
+from podium.components.prepare_data.gpus import gpu_notes, gpu_problems, study_gpus
 from podium.components.study.load import load_study
 
 
@@ -36,4 +36,40 @@ def test_under_launcher_job_the_pods_input_is_0(study):
 
 @pytest.mark.parametrize("gpus", ["screen=0", "screen=0,prove=6,extra=1"])
 def test_a_study_that_needs_another_graph_is_refused_in_words(study, gpus):
-    assert any("compile the study again" in str(problem) for problem in gpu_problems(study, gpus, "process"))
+    (problem,) = gpu_problems(study, gpus, "process")
+    assert "its stages are screen → prove" in str(problem)
+    assert f"this pipeline's graph has {' → '.join(part.partition('=')[0] for part in gpus.split(','))}" in str(problem)
+    assert "compile the study again" in str(problem)
+
+
+def test_a_count_left_as_compiled_does_not_contradict_an_edited_study_that_can_run_on_it(study):
+    left = "screen=0,prove=4"
+    assert gpu_problems(study, left, "process", compiled=left) == []
+    (note,) = gpu_notes(study, left, "process", compiled=left)
+    assert "stage prove: its pod has 4 GPUs, as the pipeline was compiled, and the study would use 6" in note
+    assert gpu_notes(study, "screen=0,prove=6", "process", compiled=left) == []
+
+
+def test_a_stage_on_the_cpu_runs_in_a_pod_that_was_compiled_with_gpus(study):
+    left = "screen=8,prove=6"
+    assert gpu_problems(study, left, "process", compiled=left) == []
+    assert "stage screen: its pod has 8 GPUs" in gpu_notes(study, left, "process", compiled=left)[0]
+
+
+def test_a_count_that_somebody_changed_must_be_the_studys(study):
+    compiled = "screen=0,prove=4"
+    assert gpu_problems(study, "screen=0,prove=6", "process", compiled=compiled) == []
+    (problem,) = gpu_problems(study, "screen=0,prove=5", "process", compiled=compiled)
+    assert "stage prove: must be 6" in str(problem)
+
+
+def test_a_count_left_as_compiled_that_is_too_few_for_one_trial_is_refused(study):
+    left = "screen=0,prove=1"
+    (problem,) = gpu_problems(study, left, "process", compiled=left)
+    assert "stage prove: must be 6 (the study asks for 2 per trial × 3 at once), got '1'" in str(problem)
+
+
+def test_switching_the_launcher_to_job_needs_the_counts_set_to_0(study):
+    left = "screen=0,prove=6"
+    (problem,) = gpu_problems(study, left, "job", compiled=left)
+    assert "must be 0 (with launcher job" in str(problem)
