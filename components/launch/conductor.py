@@ -167,7 +167,7 @@ class _Conductor:
             answer = decide(self._run.study, self._run.results(self._stage))
             if not isinstance(answer, MoreTrials):
                 break
-            asked = self._run.extra_trials(self._stage, answer.variants, answer.seeds)
+            asked = self._run.asked_trials(self._stage, answer)
             more = [trial for trial in asked if trial.key.name not in self._trials]
             assert more, f"stage {self._stage} has every trial that its policy asks for: {answer.reason}"
             self._records.more_trials(answer)

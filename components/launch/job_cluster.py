@@ -49,7 +49,7 @@ class ApiError(PodiumError):
         return self.status == 403 and "exceeded quota" in str(self)
 
 
-class CountingClient(client.ApiClient):  # type: ignore[misc]  the client has no types
+class CountingClient(client.ApiClient):  # type: ignore[misc]
     """The Kubernetes client, with a count of the requests that it sent by method and resource (`POST jobs`)."""
 
     def __init__(self, configuration: client.Configuration) -> None:
@@ -80,11 +80,13 @@ class Cluster:
 
     def create_job(self, job: Object) -> Object:
         """Create a Job; the object as the server made it. Raises ApiError."""
-        return self._ask(self._batch.create_namespaced_job, self.namespace, job)
+        made: Object = self._ask(self._batch.create_namespaced_job, self.namespace, job)
+        return made
 
     def read_job(self, name: str) -> Object:
         """A Job by name. Raises ApiError."""
-        return self._ask(self._batch.read_namespaced_job, name, self.namespace)
+        found: Object = self._ask(self._batch.read_namespaced_job, name, self.namespace)
+        return found
 
     def delete_job(self, name: str) -> None:
         """Have a Job and its pods go. Its object stays until its pods have ended. Raises ApiError, not for absence."""

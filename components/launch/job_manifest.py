@@ -16,7 +16,6 @@ from podium.components.launch.job_names import APP, FOLDER, JOB_NAME, RUN_URI, T
 from podium.components.launch.job_settings import GpuClass, JobSettings
 from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Task
 from podium.components.study.schema import Resources
-from podium.trainer.errors import Problem, UserError
 from podium.trainer.storage import join_uri
 
 CONTAINER = "trial"
@@ -45,7 +44,7 @@ class JobMaker:
     """Digest of the trainer's sources that the image must have; None for any."""
 
     def job(self, task: Task) -> Manifest:
-        """The Job that makes this attempt at the task. Raises UserError for a GPU class that the site does not have."""
+        """The Job that makes this attempt at the task. The settings have been checked against the study."""
         settings, nodes = self.settings, self.resources.nodes
         name = self.run.job_name(task)
         spec: Manifest = {
@@ -207,13 +206,4 @@ class JobMaker:
             return None
         if self.resources.gpu_class is None:
             return GpuClass()
-        known = self.settings.gpu_classes
-        if self.resources.gpu_class not in known:
-            raise UserError(
-                Problem(
-                    "resources.gpu_class",
-                    f"must be one of the classes that PODIUM_JOBS names under gpu_classes "
-                    f"({', '.join(known) or 'none'}), got {self.resources.gpu_class!r}",
-                )
-            )
-        return known[self.resources.gpu_class]
+        return self.settings.gpu_classes[self.resources.gpu_class]

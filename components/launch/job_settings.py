@@ -16,6 +16,7 @@ import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 import podium
+from podium.components.study.schema import Study
 from podium.trainer.errors import ConfigError, Problem, UserError
 from podium.trainer.section import Section
 from podium.trainer.storage import normalise_uri
@@ -129,9 +130,21 @@ def read_job_settings(environment: Mapping[str, str] = os.environ) -> JobSetting
         raise ConfigError.from_validation(error, source=source) from None
 
 
-def check_store(store_uri: str) -> None:
-    """Raise UserError for a store that pods can't reach."""
+def check_jobs(study: Study, store_uri: str) -> JobSettings:
+    """The settings, checked against what a study asks for and where it is kept.
+
+    Raises UserError with everything that would keep a trial from running as a Job on this site.
+    """
+    settings = read_job_settings()
+    problems = []
     if not normalise_uri(store_uri).startswith("s3://"):
-        raise UserError(
-            Problem("--store", f"must be s3://bucket/prefix with launcher job: pods can't reach {store_uri}")
-        )
+        what = f"must be s3://bucket/prefix with launcher job, since pods can't reach a folder, got {store_uri}"
+        problems.append(Problem("--store", what))
+    for name, stage in study.stages.items():
+        wanted, known = stage.resources.gpu_class, settings.gpu_classes
+        if stage.resources.gpus_per_trial and wanted is not None and wanted not in known:
+            what = f"must be a class that {SETTINGS_VARIABLE} names under gpu_classes ({', '.join(known) or 'none'})"
+            problems.append(Problem(f"stages.{name}.resources.gpu_class", f"{what}, got {wanted!r}"))
+    if problems:
+        raise UserError(problems)
+    return settings

@@ -10,7 +10,7 @@ from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import ApiError, Cluster, open_cluster
 from podium.components.launch.job_manifest import JobMaker
 from podium.components.launch.job_names import RunOnCluster
-from podium.components.launch.job_settings import check_store, read_job_settings
+from podium.components.launch.job_settings import check_jobs
 from podium.components.study.layout import JOBS
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
@@ -29,8 +29,7 @@ def open_job_launcher(
 
     Raises UserError for settings, a store or a cluster that can't serve.
     """
-    settings = read_job_settings()
-    check_store(run.store_uri)
+    settings = check_jobs(run.study, run.store_uri)
     cluster = cluster or open_cluster(settings.namespace)
     of_run = RunOnCluster(run.store_uri, run.id, run.uri, note_jobs(run.storage, cluster.namespace)["id"], step)
     sources = trainer_digest() if settings.check_sources else None

@@ -75,12 +75,12 @@ def _of_pod(pod: Object, warnings: list[Object]) -> Pending:
             return Pending(f"the image {each['image']} can't be pulled: {_first_sentence(said)}", stuck=True)
         if each["name"] == CONTAINER and reason in _CONFIG:
             return Pending(_of_config(message), stuck=True)
-    said = _messages(pod["metadata"]["name"], "Pod", warnings)
-    mounts = [message for message in said if "MountVolume" in message or "mount" in message.lower()]
+    messages = _messages(pod["metadata"]["name"], "Pod", warnings)
+    mounts = [message for message in messages if "mount" in message.lower()]
     if mounts:
         return Pending(f"a volume can't be mounted: {_first_sentence(mounts[-1])}", stuck=True)
-    if said:
-        return Pending(f"its pod can't start: {_first_sentence(said[-1])}", stuck=True)
+    if messages:
+        return Pending(f"its pod can't start: {_first_sentence(messages[-1])}", stuck=True)
     return Pending("its pod has a node and is being started (the first time a node pulls the image)")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,7 +11,10 @@ from podium.pipelines.cli.console import result, result_json, say
 from podium.pipelines.cli.find import open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store
 
-WAIT_SECONDS = 90.0
+if TYPE_CHECKING:
+    from podium.components.study.run import Run
+
+WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
 
 
 def cancel(run: RunArgument, store: Store = "runs") -> None:
@@ -31,8 +34,26 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while found.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.5)
+    if found.storage.exists(layout.JOBS):
+        _end_jobs(found)
     state = found.state()
     result(f"{found.id}: {'cancelled' if state == 'cancelled' else f'asked, still {state}'}")
+
+
+def _end_jobs(run: Run) -> None:
+    """What a conductor that is gone did not do: its trials' Jobs would save and end only when they miss it."""
+    from podium.components.launch.job_cancel import cancel_jobs
+    from podium.components.launch.job_cluster import ApiError
+    from podium.trainer.errors import UserError
+
+    try:
+        found, left = cancel_jobs(run, wait_seconds=JOBS_WAIT_SECONDS)
+    except (UserError, ApiError) as error:
+        say(f"its Jobs could not be ended from here ({error}): they save and end when they miss their conductor")
+        return
+    if found:
+        still = f", {left} still save" if left else ", their trials have saved"
+        say(f"ended {found} Job{'s' if found > 1 else ''} of a conductor that is gone{still}")
 
 
 def gc(

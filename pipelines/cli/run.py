@@ -89,6 +89,10 @@ def run(
 
         prepare_data(loaded, store, as_json=as_json, dry_run=dry_run)
         return
+    if launcher == "job":
+        from podium.components.launch.job_settings import check_jobs
+
+        check_jobs(loaded, store)
     planned = plan(loaded, selection=chosen)
     if dry_run:
         from podium.pipelines.cli.dry_run import show
