@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator
 
 from podium.components.study.cost import stage_cost
-from podium.components.study.design import experiments, variants
+from podium.components.study.design import baseline, experiments, variants
 from podium.components.study.fingerprint import canonical_hash
+from podium.components.study.groups import group_problems
 from podium.components.study.policy_checks import policy_problems
 from podium.components.study.schema import NAME, Study
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
@@ -24,6 +25,9 @@ NAME_RULE = "must be lower-case letters, digits, '.', '_' or '-', first a letter
 
 def check_study(study: Study) -> list[Problem]:
     """Every contradiction in a study whose fields and values are all valid by themselves."""
+    problems = [*group_problems(study, baseline(study).axis_values)]
+    if problems:
+        return problems  # without sound groups there are no variants to look at
     problems = [*_names(study), *_design(study), *_seeds(study), *_baseline(study)]
     if problems:
         return problems  # the rest would stumble over the same things
@@ -45,7 +49,7 @@ def _names(study: Study) -> Iterator[Problem]:
 
 def _design(study: Study) -> Iterator[Problem]:
     if study.design == "list" and study.axes:
-        yield Problem("design", "must be 'one_at_a_time' or 'grid' to use the axes, got 'list'")
+        yield Problem("design", "must be 'one_at_a_time', 'grid' or 'groups' to use the axes, got 'list'")
     if study.design != "list" and not study.axes:
         yield Problem("design", f"must be 'list' where there are no axes, got {study.design!r}")
     for index, (name, stage) in enumerate(study.stages.items()):

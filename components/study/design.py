@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from podium.components.study.fields import value_at, with_overrides
+from podium.components.study.groups import possible
 from podium.components.study.schema import Axis, Study
 from podium.components.verdicts.verdict import VariantRef
 from podium.trainer.config import TrainConfig
@@ -31,6 +32,7 @@ def variants(study: Study) -> list[VariantRef]:
     one_at_a_time: each value of each axis that is not the baseline's, and what `variants` lists.
     grid: every combination of the axes' values, and what `variants` lists.
     list: what `variants` lists.
+    groups: every configuration that a row of the first stage's groups may turn out to be.
     """
     return [baseline(study), *others(study)]
 
@@ -62,6 +64,10 @@ def others(study: Study) -> Iterator[VariantRef]:
             if chosen != base.axis_values:
                 names = [value_name(n, a, i) for (n, a), i in zip(study.axes.items(), indices, strict=True)]
                 yield make(study, base, chosen, name="-".join(names))
+    elif study.design == "groups":
+        for values in possible(study, base.axis_values):
+            if values != base.axis_values:
+                yield of_values(study, base, values)
     for name, spec in study.variants.items():
         if name != base.name:
             values = {
@@ -83,6 +89,18 @@ def make(study: Study, base: VariantRef, chosen: Mapping[str, Any], *, name: str
         description=words,
         axis_values=base.axis_values | dict(chosen),
     )
+
+
+def of_values(study: Study, base: VariantRef, values: Mapping[str, Any]) -> VariantRef:
+    """The variant with these values of the axes, named by those that are not the baseline's; the baseline itself."""
+    if values == base.axis_values:
+        return base
+    named = [
+        value_name(name, axis, axis.values.index(values[name]))
+        for name, axis in study.axes.items()
+        if values[name] != base.axis_values[name]
+    ]
+    return make(study, base, values, name="-".join(named))
 
 
 def value_name(axis_name: str, axis: Axis, index: int) -> str:

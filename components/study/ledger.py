@@ -24,6 +24,7 @@ Kind = Literal[
     "trial_restarted",
     "broken",
     "more_trials",
+    "fallback",
     "verdict",
     "budget",
     "evaluation",

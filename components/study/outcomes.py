@@ -13,7 +13,12 @@ RANKED = (Status.COMPLETED, Status.TARGET_REACHED, Status.MISSED_TARGET)
 
 
 def outcome_of(
-    variant: str, result: TrialResult, metric: Metric, tokenizer: str | None, reused_from: str | None = None
+    variant: str,
+    result: TrialResult,
+    metric: Metric,
+    tokenizer: str | None,
+    reused_from: str | None = None,
+    fallback: str | None = None,
 ) -> TrialOutcome:
     """A result as a verdict reads it. The value is None where the run did not end as planned, or it is not finite."""
     value = getattr(result, metric) if result.status in RANKED else None
@@ -30,6 +35,9 @@ def outcome_of(
         cost_usd=result.cost_usd,
         time_to_target_seconds=finite(result.time_to_target_seconds),
         training_seconds=finite(result.training_seconds),
+        steps=result.steps,
+        targets={f"{crossing.loss:g}": finite(crossing.seconds) for crossing in result.targets},
+        fallback=fallback,
         reused_from=reused_from,
     )
 

@@ -127,6 +127,35 @@ class ReachesTarget(Policy):
     pivot: Pivot | None = None
 
 
+class Repeats(Section):
+    """Where times vary too much from seed to seed: the leaders again, and the median."""
+
+    above_cv: float = Field(default=0.10, gt=0)
+    """Coefficient of variation over replicates (SD / mean, pooled over variants) above which times vary too much."""
+    leaders: int = Field(default=5, ge=1)
+    """Variants that are run again."""
+    runs: int = Field(default=3, ge=2, le=10)
+    """Runs that each of them has then."""
+
+
+class Tightening(Section):
+    """Where the times are all alike: a tighter target, to which the stopped trials go on from their checkpoints."""
+
+    below_spread: float = Field(default=0.10, gt=0)
+    """(longest - shortest) / median of the reached times under which they are all alike."""
+    target: float = Field(gt=0)
+    """The tighter target loss."""
+
+
+class Fallbacks(Section):
+    """What is done where the plan for a stage of times does not serve. Each is on the ledger with its numbers."""
+
+    relax: float | None = Field(default=None, gt=0)
+    """Nobody reached the target: rank by the time to this loss, which the trials have timed too."""
+    repeat: Repeats | None = None
+    tighten: Tightening | None = None
+
+
 class FastestToTarget(Policy):
     """The variants with the least time to the target go on; a miss counts as at least the time it took."""
 
@@ -139,6 +168,7 @@ class FastestToTarget(Policy):
     """The statistic that ranks; all three are in the verdict."""
     top: int = Field(default=1, ge=1)
     """Variants that go on."""
+    fallbacks: Fallbacks = Fallbacks()
 
 
 class RefineRegion(Policy):
@@ -165,6 +195,8 @@ class RefineRegion(Policy):
     """How times to target rank the variants; other metrics rank by their mean."""
     horizon_seconds: Seconds | None = Field(default=None, gt=0)
     """As in fastest_to_target."""
+    fallbacks: Fallbacks = Fallbacks()
+    """As in fastest_to_target, where times rank."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -12,6 +12,7 @@ from typing import Any, Self
 
 from podium.components.study import layout
 from podium.components.study.design import baseline, variants
+from podium.components.study.groups import grouped_stage
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
 from podium.components.study.outcomes import outcome_of
@@ -26,10 +27,19 @@ from podium.components.study.registration import (
 )
 from podium.components.study.schema import Study
 from podium.components.study.selection import Selection, is_selected
-from podium.components.study.stage_trials import Trial, stage_trials
+from podium.components.study.stage_trials import Trial, single_trials, stage_trials
 from podium.components.study.state import exit_code, run_state, status_of
 from podium.components.study.trials import dataset_config, stage_seeds
-from podium.components.verdicts.verdict import Amendment, StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.waves import wave_trials
+from podium.components.verdicts.verdict import (
+    Amendment,
+    AskedTrial,
+    MoreTrials,
+    StageResults,
+    TrialOutcome,
+    VariantRef,
+    Verdict,
+)
 from podium.trainer.config import RunSpec
 from podium.trainer.data.prepare import data_fingerprint
 from podium.trainer.errors import NotFoundError
@@ -126,6 +136,9 @@ class Run:
         None if that is not decided yet; empty if nothing was promoted.
         """
         index = self.stages.index(stage)
+        if stage == grouped_stage(self.study):
+            firsts = {asked.variant.name: asked.variant for asked in self._first_wave(stage)}
+            return list(firsts.values())
         if index == 0:
             return variants(self.study)
         before = self.verdict(self.stages[index - 1])
@@ -146,7 +159,9 @@ class Run:
             return []
         memo = (stage, json.dumps([ref.name for ref in refs]))
         if memo not in self._trials:
-            self._trials[memo] = list(self._make_trials(stage, refs))
+            grouped = stage == grouped_stage(self.study)
+            made = self._singles(stage, self._first_wave(stage)) if grouped else self._make_trials(stage, refs)
+            self._trials[memo] = list(made)
         made = [*self._trials[memo], *self._asked_trials(stage, self._trials[memo])]
         if selection is None or not selection.is_part:
             return made
@@ -158,15 +173,14 @@ class Run:
         for entry in self.ledger.entries("more_trials"):
             if entry.data["stage"] == stage:
                 if entry.id not in self._asked:
-                    asked = [VariantRef.model_validate(ref) for ref in entry.data["asked"]["variants"]]
-                    self._asked[entry.id] = self.extra_trials(stage, asked, entry.data["asked"]["seeds"])
+                    self._asked[entry.id] = self.asked_trials(stage, MoreTrials.model_validate(entry.data["asked"]))
                 found |= {trial.key: trial for trial in self._asked[entry.id]}
         known = {trial.key for trial in declared} if found else set()
         return [trial for key, trial in found.items() if key not in known]
 
-    def extra_trials(self, stage: str, refs: list[VariantRef], seeds: list[int]) -> list[Trial]:
+    def asked_trials(self, stage: str, answer: MoreTrials) -> list[Trial]:
         """The trials that a `MoreTrials` answer asks for."""
-        return list(self._make_trials(stage, refs, seeds))
+        return [*self._make_trials(stage, answer.variants, answer.seeds), *self._singles(stage, answer.trials)]
 
     def known_trials(self) -> Iterator[Trial]:
         """The trials of every stage whose variants are known."""
@@ -182,6 +196,8 @@ class Run:
             fingerprint=trial.fingerprint,
             # with several seeds the conductor judges the arm's mean; the trainer would judge one seed
             reference_curves=[join_uri(self.uri, key.folder) for key in trial.references] if alone else [],
+            continues=trial.continues.fingerprint if trial.continues is not None else None,
+            start_checkpoint=self._start_checkpoint(trial),
             watch=watch,
             labels={
                 "study": self.study.name,
@@ -211,7 +227,8 @@ class Run:
         """What a verdict needs of a result, by the stage's metric."""
         reused = self.reused.get(trial.key.name)
         metric = self.study.stages[trial.key.stage].promotion.metric
-        return outcome_of(trial.variant.name, result, metric, self.dataset_fingerprint(trial.variant), reused)
+        tokenizer = self.dataset_fingerprint(trial.variant)
+        return outcome_of(trial.variant.name, result, metric, tokenizer, reused, trial.key.fallback)
 
     @property
     def reused(self) -> dict[str, str]:
@@ -232,7 +249,9 @@ class Run:
             result = self.result(trial.key)
             if result is not None:
                 name = trial.variant.name
-                outcomes.append(outcome_of(name, result, metric, tokenizers[name], reused.get(trial.key.name)))
+                taken, fallback = reused.get(trial.key.name), trial.key.fallback
+                outcomes.append(outcome_of(name, result, metric, tokenizers[name], taken, fallback))
+        asked = [entry.data["asked"] for entry in self.ledger.entries("more_trials") if entry.data["stage"] == stage]
         refs = self.stage_variants(stage) or []
         names = {ref.name for ref in refs}
         refs = [*refs, *{t.variant.name: t.variant for t in trials if t.variant.name not in names}.values()]
@@ -248,6 +267,7 @@ class Run:
             spent_usd=self.spent_usd(),
             previous=[verdict for name in self.stages[:index] if (verdict := self.verdict(name)) is not None],
             amendments=amendments,
+            asked=[MoreTrials.model_validate(each) for each in asked],
         )
 
     def is_complete(self, stage: str) -> bool:
@@ -287,6 +307,9 @@ class Run:
     def write_verdict(self, verdict: Verdict) -> None:
         """Write a stage's verdict and its ledger entry."""
         amendments = verdict.results.amendments if verdict.results is not None else []
+        for taken in verdict.fallbacks:
+            key = f"{verdict.stage}/{taken.name}"
+            self.ledger.append("fallback", key, stage=verdict.stage, reason=taken.reason, numbers=taken.numbers)
         self.ledger.append(
             "verdict",
             # a stage is decided once, and once more after each amendment
@@ -330,6 +353,23 @@ class Run:
     def status(self) -> dict[str, Any]:
         """What `podium status --json` prints."""
         return status_of(self)
+
+    def _first_wave(self, stage: str) -> list[AskedTrial]:
+        return wave_trials(self.study, stage, 0, {}, [])
+
+    def _singles(self, stage: str, asked: list[AskedTrial]) -> list[Trial]:
+        data = {each.variant.name: self.dataset_fingerprint(each.variant) for each in asked}
+        made = single_trials(self.study, stage, asked, data=data, run_id=self.id, store_uri=self.store_uri)
+        return list(made)
+
+    def _start_checkpoint(self, trial: Trial) -> str | None:
+        """URI of the checkpoint that a trial goes on from; None from the start, also where there is no checkpoint."""
+        before = trial.continues
+        result = None if before is None else self.result(before.key)
+        if before is None or result is None or result.last_checkpoint is None:
+            return None
+        key = f"{before.key.folder}/{result.last_checkpoint}"
+        return join_uri(self.uri, key) if self.storage.exists(key) else None
 
     def _make_trials(self, stage: str, refs: list[VariantRef], seeds: list[int] | None = None) -> Iterator[Trial]:
         data = {ref.name: self.dataset_fingerprint(ref) for ref in refs}

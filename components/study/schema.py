@@ -10,6 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from podium.components.study.group import Group
 from podium.components.study.promotion import Promotion
 from podium.trainer.config import StopRules
 from podium.trainer.data.corpora import CorpusConfig
@@ -97,6 +98,9 @@ class Resources(Section):
     """Trials at once; the stage's pod requests gpus_per_trial × parallel (launcher: process)."""
     nodes: int = Field(default=1, gt=0)
     """Machines that a trial is spread over, its GPUs in equal parts (launcher: job); without GPUs a process on each."""
+    share_cpu: bool = False
+    """Trials may run beside each other on one CPU though the stage ranks them by time: said, since times then are of a
+    busy machine. A GPU is never shared."""
     gpu_class: str | None = None
     """Name of a GPU type; the chart or the site maps it to node selectors and tolerations."""
     cpu: str | None = None
@@ -158,6 +162,8 @@ class Stage(Section):
     overrides: dict[str, Any] = {}
     """Dotted config field → value, for all trials of this stage; a variant's own override goes over it."""
     stop: StopRules = StopRules()
+    groups: dict[str, Group] = {}
+    """Of the first stage, with `design: groups`: its trials, by name, in order."""
     promotion: Promotion
     min_seeds: int = Field(default=1, gt=0)
     """Finished seeds that an arm needs to be ranked."""
@@ -217,7 +223,7 @@ class Study(Section):
     data: StudyData
     config: dict[str, Any]
     """The base config: fields of the trainer's TrainConfig but budget, seed and stop, nested."""
-    design: Literal["one_at_a_time", "grid", "list"] = "list"
+    design: Literal["one_at_a_time", "grid", "list", "groups"] = "list"
     baseline: Baseline = Baseline()
     axes: dict[str, Axis] = {}
     variants: dict[str, VariantSpec] = {}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from podium.components.study.fingerprint import trial_fingerprint
 from podium.components.study.layout import TrialKey, data_key
 from podium.components.study.schema import Study
 from podium.components.study.trials import stage_seeds, variant_config
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.verdicts.verdict import AskedTrial, VariantRef
 from podium.trainer.config import TrainConfig
 from podium.trainer.storage import join_uri
 
@@ -26,6 +26,10 @@ class Trial:
     dataset_uri: str
     references: tuple[TrialKey, ...] = ()
     """The baseline's trials that its kill rule compares with; empty for the baseline and without such a rule."""
+    group: str | None = None
+    """The group of the study whose row it is."""
+    continues: Trial | None = None
+    """The trial from whose last checkpoint it goes on."""
 
 
 def stage_trials(
@@ -78,3 +82,47 @@ def stage_trials(
                 dataset_uri=uris[ref.name],
                 references=references if killable else (),
             )
+
+
+def single_trials(
+    study: Study,
+    stage: str,
+    asked: Iterable[AskedTrial],
+    *,
+    data: Mapping[str, str],
+    run_id: str,
+    store_uri: str,
+) -> Iterator[Trial]:
+    """The trials that are named one by one. One of a fallback goes on from the trial that has its variant and seed.
+
+    Raises ConfigError naming the variant and the field.
+    """
+    place = {"data": data, "run_id": run_id, "store_uri": store_uri}
+    for each in asked:
+        ref = each.variant.model_copy(update={"repeats": 1})
+        (made,) = stage_trials(study, stage, [ref], seeds=[each.seed], **place)  # type: ignore[arg-type]
+        made = replace(made, group=each.group)
+        if each.target is None and each.fallback is None:
+            yield made
+            continue
+        config = made.config if each.target is None else with_target(made.config, each.target)
+        continues = made if each.fallback is not None else None
+        # where it starts decides its result too
+        before = [] if continues is None else [continues.fingerprint]
+        own_run = run_id if study.stages[stage].proof else None
+        yield replace(
+            made,
+            key=TrialKey(stage, ref.name, each.seed, each.fallback),
+            config=config,
+            fingerprint=trial_fingerprint(config, data[ref.name], run_id=own_run, references=before),
+            continues=continues,
+        )
+
+
+def with_target(config: TrainConfig, loss: float) -> TrainConfig:
+    """The same run to another target; the one that it had is still timed."""
+    rule = config.stop.target
+    assert rule is not None, "only a run to a target has another one"
+    also = [each for each in rule.losses if each != loss]
+    stop = config.stop.model_copy(update={"target": rule.model_copy(update={"loss": loss, "also": also})})
+    return config.model_copy(update={"stop": stop})

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from podium.components.study.checks import NAME_RULE, check_study
 from podium.components.study.fields import RESERVED, coerce, fields_of, nearest
+from podium.components.study.group import Group
 from podium.components.study.promotion import Policy, Promotion
 from podium.components.study.schema import Axis, Baseline, Stage, Study, VariantSpec
 from podium.trainer.config import TrainConfig
@@ -138,12 +139,36 @@ def _normalise(study: Study, data: Mapping[str, Any]) -> tuple[Study, list[Probl
         problems += more
     for name, stage in study.stages.items():
         overrides, more = _coerce_all(stage.overrides, f"stages.{name}.overrides")
-        stages[name] = stage.model_copy(update={"overrides": overrides})
-        problems += more
+        groups, faults = _coerce_groups(stage.groups, axes, f"stages.{name}.groups")
+        stages[name] = stage.model_copy(update={"overrides": overrides, "groups": groups})
+        problems += more + faults
     update: dict[str, Any] = {"axes": axes, "variants": variants, "stages": stages}
     if not problems:
         update["config"] = _plain_config(study.config, study.data.vocab_size)
     return study.model_copy(update=update), problems
+
+
+def _coerce_groups(
+    groups: Mapping[str, Group], axes: Mapping[str, Axis], where: str
+) -> tuple[dict[str, Group], list[Problem]]:
+    """The groups with the values of their rows in the types of the axes' fields."""
+    result: dict[str, Group] = {}
+    problems: list[Problem] = []
+    for name, group in groups.items():
+        rows = []
+        for index, row in enumerate(group.rows):
+            known = {}
+            for axis, value in row.items():
+                known[axis] = value
+                if axis not in axes or _is_unknown(axes[axis].field):
+                    continue  # said elsewhere
+                try:
+                    known[axis] = coerce(axes[axis].field, value, f"{where}.{name}.rows.{index}.{axis}")
+                except ConfigError as error:
+                    problems += error.problems
+            rows.append(known)
+        result[name] = group.model_copy(update={"rows": rows})
+    return result, problems
 
 
 def _is_unknown(field: str) -> bool:

@@ -15,6 +15,7 @@ from podium.components.verdicts.beats_baseline import beats_baseline
 from podium.components.verdicts.best_mean import best_mean
 from podium.components.verdicts.fastest_to_target import fastest_to_target
 from podium.components.verdicts.if_affordable import if_affordable
+from podium.components.verdicts.next_wave import next_wave
 from podium.components.verdicts.rank_correlation import rank_correlation
 from podium.components.verdicts.ranking import MISSING, Arm, arms_of, counts, ranked, summaries
 from podium.components.verdicts.reaches_target import reaches_target
@@ -39,7 +40,7 @@ def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
     refused = _guard(study, stage, results, arms)
     if refused:
         return _finish(study, stage, results, arms, _stop(stage, results, arms, refused))
-    answer = _POLICIES[stage.promotion.policy](study, results, arms)
+    answer = next_wave(study, results) or _POLICIES[stage.promotion.policy](study, results, arms)
     return answer if isinstance(answer, MoreTrials) else _finish(study, stage, results, arms, answer)
 
 

@@ -69,7 +69,7 @@ class Pooled:
 def arms_of(results: StageResults, *, baseline: str, min_seeds: int) -> list[Arm]:
     """An arm for each variant of the stage, by name, the baseline first; the order of outcomes has no influence."""
     by_variant: dict[str, dict[int, TrialOutcome]] = {ref.name: {} for ref in results.variants}
-    for outcome in sorted(results.outcomes, key=lambda o: (o.variant, o.seed, o.fingerprint, o.status)):
+    for outcome in sorted(results.outcomes, key=_order):
         if outcome.variant in by_variant:
             by_variant[outcome.variant].setdefault(outcome.seed, outcome)
     arms = []
@@ -84,6 +84,11 @@ def arms_of(results: StageResults, *, baseline: str, min_seeds: int) -> list[Arm
         }
         arms.append(Arm(ref, values, statuses, _why_not(statuses, values, min_seeds), ref.name == baseline))
     return arms
+
+
+def _order(outcome: TrialOutcome) -> tuple[object, ...]:
+    # of two with one seed the one that went on from the other stands for both
+    return outcome.variant, outcome.seed, outcome.fallback is None, outcome.fingerprint, outcome.status
 
 
 def ranked(arms: Iterable[Arm]) -> list[Arm]:

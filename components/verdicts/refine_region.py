@@ -19,24 +19,27 @@ from podium.components.study.promotion import RefineRegion
 from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config
 from podium.components.verdicts.composite import LEAST_CENTRES, MOST_REPEATS, composite, grid_counts
-from podium.components.verdicts.fastest_to_target import arm_times, order_by_time, plain_times, time_table
 from podium.components.verdicts.ranking import Arm, ranked, summaries
 from podium.components.verdicts.region import Region, plain, region_of, without_last
-from podium.components.verdicts.verdict import StageResults, VariantRef, Verdict
+from podium.components.verdicts.time_fallbacks import race
+from podium.components.verdicts.times import time_table
+from podium.components.verdicts.verdict import FallbackTaken, MoreTrials, StageResults, VariantRef, Verdict
 from podium.trainer.errors import ConfigError
 
 MOST_CORRELATION = 0.1
 
 
-def refine_region(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
+def refine_region(study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
     """Promote the points of the design; stop where nobody can be ranked, or a point is no valid config."""
     policy = study.stages[results.stage].promotion
     assert isinstance(policy, RefineRegion)
+    fallbacks: list[FallbackTaken] = []
     if policy.metric == "time_to_target_seconds":
-        times, horizon = arm_times(study, results, arms, policy)
-        order = [arm for arm in order_by_time(arms, times, policy.by) if times[arm.name].reached]
-        table = time_table(results, arms, order, times, policy.by)
-        more = plain_times(times, horizon, policy.by)
+        run = race(study, results, arms, policy)
+        if isinstance(run, MoreTrials):
+            return run
+        order, fallbacks = run.reached, list(run.fallbacks)
+        table, more = time_table(run, arms, order), run.numbers()
     else:
         order, more = ranked(arms), {}
         table = summaries(arms, order)
@@ -51,6 +54,8 @@ def refine_region(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
         ranking=table,
         test={"name": "none", "why": "a design proves nothing", **more},
         not_chosen={arm.name: arm.why_not or "gives way to the design" for arm in arms if arm not in tops},
+        fallbacks=fallbacks,
+        notes=[f"{taken.name}: {taken.reason}" for taken in fallbacks],
     )
     if not tops:
         return verdict
@@ -80,7 +85,7 @@ def refine_region(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
                 "max_correlation": max_correlation(region, points),
                 **details,
             },
-            "notes": [*region.notes, *_notes(region, details, tops, policy)],
+            "notes": [*verdict.notes, *region.notes, *_notes(region, details, tops, policy)],
         }
     )
 

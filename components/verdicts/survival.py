@@ -50,7 +50,10 @@ def time_of(outcome: TrialOutcome, horizon: float) -> Time | None:
         return Time(outcome.time_to_target_seconds, reached=True)
     if outcome.status in FAILED:
         return Time(horizon, reached=False)
-    if outcome.status in (Status.COMPLETED, Status.MISSED_TARGET) and outcome.training_seconds is not None:
+    if (
+        outcome.status in (Status.COMPLETED, Status.MISSED_TARGET, Status.TARGET_REACHED)
+        and outcome.training_seconds is not None
+    ):
         return Time(outcome.training_seconds, reached=False)
     return None
 

@@ -40,8 +40,26 @@ class TrialOutcome(Section):
     """None where the target was missed."""
     training_seconds: float | None = None
     """A trial that missed its target needs at least this long."""
+    steps: int = 0
+    targets: dict[str, float | None] = {}
+    """Target loss → training seconds at its first crossing, None where there was none."""
+    fallback: str | None = None
+    """The fallback that the trial belongs to: it went on from the one of the same variant and seed."""
     reused_from: str | None = None
     """The run whose result was taken, where it was not trained in this one."""
+
+
+class AskedTrial(Section):
+    """One trial of a stage by itself: of a wave, a repeat, or the continuation of another."""
+
+    variant: VariantRef
+    seed: int
+    group: str | None = None
+    """The group of the study whose row it is."""
+    fallback: str | None = None
+    """The fallback that it belongs to: it goes on from the trial of the same variant and seed."""
+    target: float | None = None
+    """Its target loss, where that is not the stage's."""
 
 
 class Amendment(Section):
@@ -70,6 +88,8 @@ class StageResults(Section):
     """The verdicts of the stages before, in order."""
     amendments: list[Amendment] = []
     """Those of this stage, in order."""
+    asked: list[MoreTrials] = []
+    """What the policy has asked for so far, in order."""
 
 
 class ArmSummary(Section):
@@ -93,6 +113,14 @@ class ArmSummary(Section):
     p: float | None = None
     """One-sided p of being better than the baseline."""
     why: str = ""
+
+
+class FallbackTaken(Section):
+    """A fallback that the study declares and that was taken, with its numbers."""
+
+    name: Literal["relax", "repeat", "tighten"]
+    reason: str
+    numbers: dict[str, Any] = {}
 
 
 class Verdict(Section):
@@ -123,6 +151,8 @@ class Verdict(Section):
     """Trials by status, missing ones included."""
     rank_correlation: dict[str, Any] | None = None
     """How the stage before ranked the arms that this one ranks: `stage`, `arms`, `spearman` (None for fewer than 3)."""
+    fallbacks: list[FallbackTaken] = []
+    """Where the plan did not serve, what was done instead."""
     notes: list[str] = []
     results: StageResults | None = None
     """The inputs: enough to recompute everything above."""
@@ -135,6 +165,11 @@ class MoreTrials(Section):
     kind: Literal["wave", "pivot", "repeat", "fallback", "design"] = "wave"
     variants: list[VariantRef] = []
     seeds: list[int] = []
+    """Every variant is run with every seed."""
+    trials: list[AskedTrial] = []
+    """Single trials besides."""
+    numbers: dict[str, Any] = {}
+    """What the answer rests on."""
 
 
 StageResults.model_rebuild()
