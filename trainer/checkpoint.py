@@ -40,7 +40,8 @@ FULL_KEYS = (
     "loader_state",
 )
 """`scheduler_state_dict` holds what the schedules of a run follow from: the step and its rate, the evaluations so far
-(the state of every stop rule), the training clock and the loss scale."""
+(the state of every stop rule), the training clock, the loss scale, and of a mixture what its routers did since the last
+record of it and the looks for a collapse."""
 SIDECAR_KEYS = ("format_version", "step", "preset", "mode", "config", "metrics_summary")
 
 BEST, FINAL = "best-model", "final-model"

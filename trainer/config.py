@@ -286,6 +286,8 @@ class TrainConfig(Section):
                     raise ValueError(f"{name} is for a mixture of experts (model.moe), got {given!r}")
         elif self.curriculum is not None:
             raise ValueError("curriculum: a mixture of experts trains at one sequence length, got one that grows")
+        if isinstance(self.model, GPT2Config) and self.optimizer.name != "adamw":
+            raise ValueError(f"optimizer.name must be 'adamw' for GPT-2's layers, got {self.optimizer.name!r}")
         if isinstance(self.model, GPT2Config) and self.data.sequence_length > self.model.n_positions:
             raise ValueError(
                 f"data.sequence_length must be at most model.n_positions = {self.model.n_positions}, "

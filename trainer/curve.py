@@ -2,15 +2,19 @@
 
 A train line has `step tokens train_loss learning_rate gradient_norm train_seconds`, an evaluation line has
 `step tokens val_loss val_perplexity bits_per_byte gradient_norm train_seconds` (`gradient_norm` there is the mean over
-the steps since the evaluation before). A line is told by having `val_loss` or `train_loss`. `train_seconds` is the
-training clock. A value that is not finite is written as null.
+the steps since the evaluation before), and `val_loss/<domain>` where the data has domains. A line is told by having
+`val_loss`, `train_loss` or, of a mixture's routers (`routing_metrics`), `router`. `train_seconds` is the training
+clock. A value that is not finite is written as null.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+
+DOMAIN = "val_loss/"
+"""Before a domain's name: the validation loss over its sequences alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +28,8 @@ class Point:
     gradient_norm: float | None = None
     train_seconds: float | None = None
     bits_per_byte: float | None = None
+    by_domain: Mapping[str, float | None] | None = None
+    """Nats per token by domain of the text; None where the data has none."""
 
 
 Curve = Sequence[Point]
@@ -50,8 +56,13 @@ def curve_of(lines: Iterable[dict[str, float | int | None]]) -> list[Point]:
             gradient_norm=line.get("gradient_norm"),
             train_seconds=line.get("train_seconds"),
             bits_per_byte=line.get("bits_per_byte"),
+            by_domain=_by_domain(line),
         )
     return [points[tokens] for tokens in sorted(points)]
+
+
+def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None] | None:
+    return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[Point]:

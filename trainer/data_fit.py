@@ -24,5 +24,7 @@ def check_data(config: TrainConfig, manifest: Manifest) -> None:
         problems.append(
             Problem("evaluation.sequences", f"must be at most the {windows} that split {split!r} has, got {wanted}")
         )
+    if config.data.balance_tokens and not manifest.domains:
+        problems.append(Problem("data.balance_tokens", "needs data of several domains, got one corpus"))
     if problems:
         raise ConfigError(problems, source=f"dataset {manifest.fingerprint}")

@@ -97,14 +97,17 @@ class Loop:
             evaluates = step % config.evaluation.every_steps == 0 or step == config.steps
             saves = step % config.checkpoint.every_steps == 0 or step == config.steps
             grows = curriculum.judges_at(step)
+            routes = self._parts.routing is not None and self._parts.routing.is_due(step)
             looks = target is not None and step % (target.near_every_steps or last) == 0
-            if evaluates or saves or grows or looks or step == last or step % self._read_every == 0:
+            if evaluates or saves or grows or looks or routes or step == last or step % self._read_every == 0:
                 self._read_steps()
                 if looks and target is not None and is_near(self.state.points, self.state.train_loss, target):
                     evaluates = True
                 # before anything can be saved at this step: who goes on from it does not decide or evaluate it again
                 if grows and self._ending is None and curriculum.judge(step):
                     self._reporter.say(f"step {step}: sequences of {curriculum.shape.length} tokens from here on")
+                if routes and self._ending is None:
+                    self._look_at_routing()
                 if evaluates and self._ending is None:
                     self._evaluate()
                 self._obey()
@@ -116,7 +119,10 @@ class Loop:
         shape = parts.curriculum.shape
         begin_step(parts.model, step, config.steps, config.seed)
         rate = learning_rate(step, config.steps, config.optimizer.learning_rate, config.schedule)
-        loss, norm = parts.stepper.step(rate, *parts.loader.next_batch(shape), sequences=shape.sequences)
+        batch = parts.loader.next_batch(shape)
+        if parts.routing is not None:
+            parts.routing.expect(parts.loader.domains_B)
+        loss, norm = parts.stepper.step(rate, *batch, sequences=shape.sequences)
         after_step(parts.model, step)
         self._unread.append(_Taken(rate, loss, norm, self._clock.seconds("training"), shape.tokens))
 
@@ -165,6 +171,16 @@ class Loop:
                 self._evaluate()
             self._ending = self._ending or self._without_stop(f"{limit:g} s of training were allowed", late=limit)
 
+    def _look_at_routing(self) -> None:
+        """Record what the routers did since the last time, and end the run where the experts have collapsed."""
+        assert self._parts.routing is not None
+        routing, collapsed = self._parts.routing.look(self.state.step, self._tokens, self._ranks)
+        if routing is not None and self._recorder is not None:
+            self._recorder.add_routing(routing)
+        if collapsed:
+            self._evaluate()
+            self._ending = Ending.collapsed(collapsed, self._tokens)
+
     def _interrupt(self) -> None:
         reason = self._ranks.broadcast(self._requests.reason) or "another rank was asked to end"
         if self._requests.lease_lost:
@@ -199,7 +215,9 @@ class Loop:
             device=parts.precision.device,
             autocast=parts.precision.autocast(),
             token_bytes=parts.token_bytes,
+            domains=parts.evaluation_domains,
         )
+        by_domain = found.by_domain
         return Point(
             step=self.state.step,
             tokens=self._tokens,
@@ -207,6 +225,7 @@ class Loop:
             gradient_norm=self.state.mean_gradient_norm(),
             train_seconds=round(self._clock.seconds("training"), 4),
             bits_per_byte=None if found.bits_per_byte is None else finite(found.bits_per_byte),
+            by_domain=None if by_domain is None else {name: finite(loss) for name, loss in by_domain.items()},
         )
 
     def _judge(self) -> None:

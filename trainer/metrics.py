@@ -10,7 +10,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from podium.trainer.curve import Point, read_lines
+from podium.trainer.curve import DOMAIN, Point, read_lines
 from podium.trainer.errors import NotFoundError
 from podium.trainer.state import finite
 from podium.trainer.stopping import perplexity_of
@@ -101,6 +101,7 @@ def evaluation_line(point: Point) -> dict[str, Any]:
         "bits_per_byte": point.bits_per_byte,
         "gradient_norm": point.gradient_norm,
         "train_seconds": point.train_seconds,
+        **{f"{DOMAIN}{name}": loss for name, loss in (point.by_domain or {}).items()},
     }
 
 

@@ -65,6 +65,11 @@ class Ending:
         return cls(Status.MISSED_TARGET, f"target {rule.loss:g} missed: {how}; {said}", tokens)
 
     @classmethod
+    def collapsed(cls, reason: str, tokens: int) -> Ending:
+        """A mixture sent nearly everything to one expert."""
+        return cls(Status.COLLAPSED, reason, tokens)
+
+    @classmethod
     def out_of_memory(cls, tried: str, tokens: int) -> Ending:
         """Memory ran out with the batch that `tried` names."""
         return cls(Status.OUT_OF_MEMORY, f"out of memory with {tried}", tokens)
@@ -126,6 +131,7 @@ def full_result(
             "final_val_loss": final.val_loss if final else None,
             "final_val_perplexity": _perplexity(final),
             "final_bits_per_byte": final.bits_per_byte if final else None,
+            "final_val_loss_by_domain": _by_domain(final),
             "best_val_loss": best.val_loss if best else None,
             "best_val_perplexity": _perplexity(best),
             "best_step": best.step if best else None,
@@ -164,6 +170,11 @@ def _to_target(rule: TargetRule | None, judged: Curve) -> dict[str, Any]:
         "time_to_target_seconds": seconds,
         "targets": found,
     }
+
+
+def _by_domain(point: Point | None) -> dict[str, float] | None:
+    known = {} if point is None else {name: loss for name, loss in (point.by_domain or {}).items() if loss is not None}
+    return known or None
 
 
 def _perplexity(point: Point | None) -> float | None:

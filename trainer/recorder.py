@@ -16,6 +16,7 @@ from podium.trainer.config import RunSpec
 from podium.trainer.curve import Point
 from podium.trainer.metrics import MetricsLog, evaluation_line, train_line
 from podium.trainer.resume import AUTO, Start, adopt_best
+from podium.trainer.routing_metrics import Routing
 from podium.trainer.state import RunState, best_point, finite
 from podium.trainer.stopping import perplexity_of
 from podium.trainer.storage import Storage
@@ -69,6 +70,10 @@ class Recorder:
         self._metrics.add(train_line(state.step, state.tokens, loss, rate, norm, seconds))
         if time.monotonic() - self._last_put > PUT_SECONDS:
             self._put()
+
+    def add_routing(self, routing: Routing) -> None:
+        """The line of what a mixture's routers did since the one before."""
+        self._metrics.add(routing.to_line(self._clock.seconds("training")))
 
     def add_evaluation(self, state: RunState, point: Point, model: nn.Module) -> None:
         """The line of an evaluation; its weights are held where they are the best so far."""

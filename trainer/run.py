@@ -109,7 +109,8 @@ class _Attempt:
         config, ranks, spec = self.config, self.ranks, self.spec
         checkpoints = self.folder.child(self.prefix) if self.prefix else self.folder
         start = find_start(checkpoints, spec, resume, scratch)
-        parts = build_parts(config, self._data(), choose_precision(config.runtime.precision, self.device), ranks)
+        precision = choose_precision(config.runtime.precision, self.device)
+        parts = build_parts(config, self._data(), precision, ranks, fresh=start is None)
         stack.callback(parts.loader.close)
         if start is not None:
             self.state = snapshot.restore(start, parts, self.clock)

@@ -12,13 +12,15 @@ from torch import nn
 
 from podium.trainer.config import TrainConfig
 from podium.trainer.curriculum import Curriculum
-from podium.trainer.data.loader import SequenceLoader, rank_slice
+from podium.trainer.data.loader import SequenceLoader, evaluation_domains, rank_slice
 from podium.trainer.data.manifest import TOKEN_BYTES, load_manifest
 from podium.trainer.data_fit import check_data
 from podium.trainer.distributed import Ranks
-from podium.trainer.models.build import build_model
+from podium.trainer.models.build import build_model, start_weights
+from podium.trainer.models.gpt2 import GPT2
 from podium.trainer.optim.build import Optimizer, build_optimizer
 from podium.trainer.precision import Precision
+from podium.trainer.router_monitor import RouterMonitor
 from podium.trainer.seeding import seed_everything
 from podium.trainer.stepper import Stepper, passes
 from podium.trainer.storage import open_storage
@@ -43,10 +45,16 @@ class Parts:
     data: Path
     token_bytes: npt.NDArray[np.integer] | None
     """UTF-8 length of every token."""
+    routing: RouterMonitor | None = None
+    """Of a mixture of experts."""
+    evaluation_domains: tuple[str, ...] = ()
+    """The domain of each sequence of the declared evaluation; none where the data has none."""
 
 
-def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ranks) -> Parts:
+def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ranks, *, fresh: bool = True) -> Parts:
     """Build a run at its first step. `config` is resolved, `data` a local prepared dataset.
+
+    Not `fresh`: a checkpoint follows, so that pretrained weights are not fetched.
 
     Raises ConfigError and DataError where config, data and ranks do not go together.
     """
@@ -61,10 +69,14 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
         rank=ranks.rank,
         world_size=ranks.world_size,
         shuffle=config.data.order == "shuffled",
+        balance=config.data.balance_tokens,
     )
     seed_everything(config.seed)
     # on the CPU first: the same seed gives the same weights on every device
-    model = build_model(config.model).to(precision.device)
+    model = build_model(config.model)
+    if fresh:
+        start_weights(model, config.model)
+    model.to(precision.device)
     if compiles(config, precision):
         model.compile(mode=None if config.runtime.compile_mode == "default" else config.runtime.compile_mode)
     optimizer = build_optimizer(model, config.optimizer, ranks=ranks, compiled=compiles(config, precision))
@@ -80,7 +92,17 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     path = data / TOKEN_BYTES
     token_bytes = np.load(path) if path.is_file() else None
     curriculum = Curriculum(config)
-    return Parts(config, precision, model, wrapped, optimizer, stepper, curriculum, loader, data, token_bytes)
+    routing = None
+    if isinstance(model, GPT2) and config.mode == "moe":
+        routing = RouterMonitor(model, config, loader.names, precision.device)
+    domains = evaluation_domains(
+        data,
+        config.data.validation_split,
+        sequence_length=config.data.sequence_length,
+        sequences=config.evaluation.sequences,
+    )
+    built = (precision, model, wrapped, optimizer, stepper, curriculum, loader, data, token_bytes)
+    return Parts(config, *built, routing=routing, evaluation_domains=domains)
 
 
 def micro_tokens(config: TrainConfig) -> int | None:
@@ -92,7 +114,8 @@ def micro_tokens(config: TrainConfig) -> int | None:
 def compiles(config: TrainConfig, precision: Precision) -> bool:
     """Whether the model is compiled: `auto` where the run is long enough to earn the time back."""
     if config.runtime.compile == "auto":
-        return precision.device.type == "cuda" and config.steps >= COMPILE_PAYS_STEPS
+        # a mixture's shapes follow from its routing: there is nothing to compile for
+        return config.mode == "dense" and precision.device.type == "cuda" and config.steps >= COMPILE_PAYS_STEPS
     return config.runtime.compile == "always"
 
 

@@ -24,6 +24,7 @@ def take(parts: Parts, state: RunState, clock: Clock) -> dict[str, Any]:
             "run": state.state_dict(),
             "clock": clock.state_dict(),
             "curriculum": parts.curriculum.state_dict(),
+            "routing": None if parts.routing is None else parts.routing.state_dict(),
             "loss_scale": None if scaler is None else scaler.state_dict(),
         },
         **random_state(),
@@ -43,5 +44,7 @@ def restore(start: Start, parts: Parts, clock: Clock) -> RunState:
         parts.stepper.scaler.load_state_dict(schedule["loss_scale"])
     clock.load_state_dict(schedule["clock"])
     parts.curriculum.load_state_dict(schedule["curriculum"])
+    if parts.routing is not None:
+        parts.routing.load_state_dict(schedule["routing"])
     restore_random_state(held)
     return RunState.from_state_dict(schedule["run"])

@@ -29,6 +29,7 @@ from podium.trainer.mlflow_server import (
     mlflow_uri,
 )
 from podium.trainer.result import Status
+from podium.trainer.routing_metrics import routing_values
 from podium.trainer.storage import Storage
 
 __all__ = ["artifact_root", "ensure_parent", "initialise", "mlflow_uri", "sync_run"]
@@ -82,6 +83,7 @@ class _State:
     run_id: str | None = None
     train_step: int = -1
     val_step: int = -1
+    router_step: int = -1
     result_sha256: str | None = None
 
 
@@ -175,6 +177,7 @@ def _with_server_steps(state: _State) -> _State:
         state,
         train_step=max(state.train_step, _last_step(state, "train_loss", "learning_rate")),
         val_step=max(state.val_step, _last_step(state, "val_loss", "tokens")),
+        router_step=max(state.router_step, _last_step(state, "router/noise")),
     )
 
 
@@ -223,7 +226,9 @@ def _send_lines(state: _State, lines: Iterable[Mapping[str, Any]]) -> _State:
         step = int(line["step"])
         if "val_loss" in line and step > state.val_step:
             state = replace(state, val_step=step)
-        elif "val_loss" not in line and step > state.train_step:
+        elif "router" in line and step > state.router_step:
+            state = replace(state, router_step=step)
+        elif "train_loss" in line and step > state.train_step:
             state = replace(state, train_step=step)
         else:
             continue
@@ -249,6 +254,9 @@ def _send_lines(state: _State, lines: Iterable[Mapping[str, Any]]) -> _State:
 
 def _values(line: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The numbers of a line under the names they have in MLflow. A null was not finite and is left out."""
+    if "router" in line:
+        yield from routing_values(line)
+        return
     # of an evaluation line, gradient_norm is a mean over steps that each have theirs already; a train line's tokens
     # and seconds would only repeat the step
     left_out = {"step", "gradient_norm"} if "val_loss" in line else {"step", "tokens", "train_seconds"}

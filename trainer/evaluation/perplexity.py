@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,8 @@ class Evaluation:
     tokens: int
     """Predicted tokens."""
     bytes: int | None
+    by_domain: dict[str, float] | None = None
+    """The loss over each domain's sequences; None where domains were not given."""
 
 
 def evaluate_loss(
@@ -46,6 +48,7 @@ def evaluate_loss(
     device: torch.device | str,
     autocast: contextlib.AbstractContextManager[Any] | None = None,
     token_bytes: npt.NDArray[Any] | None = None,
+    domains: Sequence[str] = (),
 ) -> Evaluation:
     """The exact mean loss over all predicted tokens of `batches` (pairs x_BT, y_BT of token ids).
 
@@ -54,11 +57,12 @@ def evaluate_loss(
     the result only by what a matrix product of another height rounds differently (about 1e-7); the same batches on the
     same device and thread count give the same bits. The model is put into evaluation mode and back.
 
-    `token_bytes` is the UTF-8 length of every token id (V entries), for bits per byte. Raises ValueError without
-    batches.
+    `token_bytes` is the UTF-8 length of every token id (V entries), for bits per byte. `domains` names that of each
+    sequence, in the order of the batches. Raises ValueError without batches.
     """
     context = autocast or contextlib.nullcontext()
-    nats, tokens, size = 0.0, 0, 0
+    nats, tokens, size, done = 0.0, 0, 0, 0
+    by_domain: dict[str, tuple[float, int]] = {}
     was_training = model.training
     model.eval()
     try:
@@ -67,7 +71,15 @@ def evaluate_loss(
             for x_BT, y_BT in batches:
                 with context:
                     logits_BTV, _ = model(torch.from_numpy(x_BT).to(device))
-                nats += _sum_of_losses(logits_BTV, torch.from_numpy(y_BT).to(device))
+                if domains:
+                    for domain, logits_TV, y_T in zip(domains[done:], logits_BTV, y_BT, strict=False):
+                        own = _sum_of_losses(logits_TV, torch.from_numpy(y_T).to(device))
+                        before = by_domain.get(domain, (0.0, 0))
+                        by_domain[domain] = before[0] + own, before[1] + y_T.size
+                        nats += own
+                    done += len(y_BT)
+                else:
+                    nats += _sum_of_losses(logits_BTV.flatten(0, 1), torch.from_numpy(y_BT).flatten().to(device))
                 tokens += y_BT.size
                 if token_bytes is not None:
                     size += int(token_bytes[y_BT].sum(dtype=np.int64))
@@ -82,11 +94,11 @@ def evaluate_loss(
         bits_per_byte=nats / math.log(2) / size if size else None,
         tokens=tokens,
         bytes=size or None,
+        by_domain={name: own / count for name, (own, count) in sorted(by_domain.items())} or None,
     )
 
 
-def _sum_of_losses(logits_BTV: torch.Tensor, y_BT: torch.Tensor) -> float:
-    logits_NV, y_N = logits_BTV.flatten(0, 1), y_BT.flatten()
+def _sum_of_losses(logits_NV: torch.Tensor, y_N: torch.Tensor) -> float:
     sums = []
     for logits_CV, y_C in zip(torch.split(logits_NV, _CHUNK), torch.split(y_N, _CHUNK), strict=True):
         losses_C = F.cross_entropy(logits_CV.float(), y_C, reduction="none")

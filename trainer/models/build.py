@@ -13,6 +13,17 @@ from podium.trainer.ngpt_config import NgptConfig
 from podium.trainer.speedrun_config import SpeedrunConfig
 
 
+def start_weights(model: nn.Module, config: ModelConfig) -> None:
+    """Put the pretrained weights that the config names, if any, into a model of it.
+
+    Raises ConfigError where they can't be had or are of another shape.
+    """
+    if isinstance(config, GPT2Config) and config.source is not None:
+        from podium.trainer.models.gpt2 import load_source
+
+        load_source(model, config.source)
+
+
 def build_model(config: ModelConfig) -> nn.Module:
     """A freshly initialised model on the default device; its dimensions must be resolved (else ConfigError).
 

@@ -121,9 +121,9 @@ class Parameters:
 
 
 def _sliced(x_AD: Tensor, p: Parameters, counts: list[int]) -> Tensor:
-    hidden = [torch.addmm(bias, x, fc) for bias, x, fc in zip(p.fc_bias, x_AD.split(counts), p.fc, strict=True)]
+    hidden = [torch.addmm(bias, x, fc) for bias, x, fc in zip(p.fc_bias, torch.split(x_AD, counts), p.fc, strict=True)]
     hidden_AF = F.gelu(torch.cat(hidden), approximate="tanh")
-    parts = zip(p.bias, hidden_AF.split(counts), p.projection, strict=True)
+    parts = zip(p.bias, torch.split(hidden_AF, counts), p.projection, strict=True)
     return torch.cat([torch.addmm(bias, hidden, projection) for bias, hidden, projection in parts])
 
 

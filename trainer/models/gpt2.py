@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from podium.trainer.errors import ConfigError, Problem
-from podium.trainer.gpt2_config import GPT2Config
+from podium.trainer.gpt2_config import GPT2Config, RouterConfig
 from podium.trainer.models import fused
 from podium.trainer.models.moe import MixtureOfExperts, install_moe_layers
 from podium.trainer.models.routing import Domains
+from podium.trainer.pretrained import source_folder
 
 if TYPE_CHECKING:
     from transformers import GPT2LMHeadModel
@@ -38,8 +39,8 @@ class Mixture(Protocol):
     mixtures: list[MixtureOfExperts]
     """The layers with experts, in order."""
     domains: Domains
-    lb_coef: float
-    z_coef: float
+    router: RouterConfig
+    """How the routers are trained."""
 
 
 class GPT2(nn.Module):
@@ -56,9 +57,9 @@ class GPT2(nn.Module):
         moe = config.moe
         self.mixtures = [] if moe is None else install_moe_layers(self.lm.transformer.h, config.d_model, moe)
         self.domains = Domains(("all",))
-        self.lb_coef = self.z_coef = 0.0
-        self.register_state_dict_post_hook(_drop_head)
-        self.register_load_state_dict_pre_hook(_add_head)
+        self.router = RouterConfig()
+        self.register_state_dict_post_hook(_drop_head)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_add_head)  # type: ignore[no-untyped-call]
 
     def forward(self, idx_BT: Tensor, targets_BT: Tensor | None = None) -> tuple[Tensor | None, Tensor | None]:
         """(logits_BTV, None), or with targets (None, mean loss in nats); see `Mixture` for its gradient in training."""
@@ -73,10 +74,35 @@ class GPT2(nn.Module):
             loss = loss + (extra - extra.detach())
         return None, loss
 
+    def begin_step(self, step: int, steps: int, seed: int) -> None:
+        """Set the noise on the routers' logits for optimizer step `step` of `steps`."""
+        for mixture in self.mixtures:
+            mixture.noise = self.router.noise_at(step, steps)
+
     def _router_loss(self) -> Tensor:
         losses = [mixture.losses for mixture in self.mixtures if mixture.losses is not None]
         balance = torch.stack([each.load_balance for each in losses]).mean()
-        return self.lb_coef * balance + self.z_coef * torch.stack([each.z for each in losses]).mean()
+        return self.router.lb_coef * balance + self.router.z_coef * torch.stack([each.z for each in losses]).mean()
+
+
+def load_source(model: nn.Module, source: str) -> None:
+    """Copy the weights of a pretrained GPT-2 into `model`: the hub's `gpt2`, a folder's, or those at s3://….
+
+    Raises ConfigError where they can't be had, or have other dimensions.
+    """
+    assert isinstance(model, GPT2)
+    folder = source_folder(source)
+    with quiet_transformers():
+        from transformers import GPT2LMHeadModel
+
+        try:
+            theirs = GPT2LMHeadModel.from_pretrained(str(folder), local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            first = str(error).strip().partition("\n")[0]
+            raise ConfigError(
+                Problem("model.source", f"must be a GPT-2 of transformers, got {source!r}: {first}")
+            ) from None
+    load_pretrained(model, theirs)
 
 
 def load_pretrained(model: GPT2, theirs: GPT2LMHeadModel) -> None:
