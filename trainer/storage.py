@@ -72,6 +72,10 @@ class Storage(ABC):
         """A text that changes when the object does, read without its bytes. Raises NotFoundError."""
 
     @abstractmethod
+    def size(self, key: str) -> int:
+        """Bytes of the object. Raises NotFoundError."""
+
+    @abstractmethod
     def local_path(self, key: str) -> Path | None:
         """The path of the object on this machine, or None where it is not in a file system."""
 

@@ -93,6 +93,12 @@ class FileStorage(Storage):
             status = path.stat()
         return f"{status.st_size}-{status.st_mtime_ns}"
 
+    def size(self, key: str) -> int:
+        """See Storage."""
+        path = self._path(key)
+        with _in_words(path):
+            return path.stat().st_size
+
     def local_path(self, key: str) -> Path:
         """See Storage."""
         return self._path(key)

@@ -103,6 +103,13 @@ class S3Storage(Storage):
             raise NotFoundError(f"{self.uri}/{key}: not there")
         return f"{head['ContentLength']}-{head['ETag']}"
 
+    def size(self, key: str) -> int:
+        """See Storage."""
+        head = self._head(key)
+        if head is None:
+            raise NotFoundError(f"{self.uri}/{key}: not there")
+        return int(head["ContentLength"])
+
     def local_path(self, key: str) -> None:
         """See Storage."""
         return

@@ -11,7 +11,10 @@ import typer
 
 def prepare_command(
     corpus: Annotated[
-        str, typer.Option("--corpus", "--data", help="builtin, wikitext-2, s3://bucket/prefix, a file, folder or glob.")
+        str,
+        typer.Option(
+            "--corpus", "--data", help="builtin, wikitext-2, fineweb, s3://bucket/prefix, a file, folder or glob."
+        ),
     ] = "builtin",
     vocab_size: Annotated[str, typer.Option(help="Entries of the tokenizer: 257 to 65536, such as 16k.")] = "16k",
     store: Annotated[str, typer.Option("--store", "--output-dir", help="Folder or s3:// URI.")] = "runs",
@@ -71,11 +74,11 @@ def prepare_command(
     print(f"fingerprint  {manifest.fingerprint}")
     print(f"vocabulary   {manifest.tokenizer_size}{_shortfall(manifest.tokenizer_size, manifest.vocab_size)}")
     for name, split in manifest.splits.items():
-        ratio = split.bytes / split.tokens
-        print(
-            f"{name:<12} {format_count(split.tokens)} tokens, {format_count(split.bytes)} bytes, "
-            f"{split.documents} documents, {ratio:.2f} bytes a token"
-        )
+        text = f"{name:<12} {format_count(split.tokens)} tokens"
+        if split.bytes is not None:
+            ratio = split.bytes / split.tokens
+            text += f", {format_count(split.bytes)} bytes, {split.documents} documents, {ratio:.2f} bytes a token"
+        print(text)
     print(f"manifest     {join_uri(folder, MANIFEST)}")
     print(
         f"\nNext: python -m podium.trainer train --preset tiny --data {folder.removeprefix('file://')} --run-name first"

@@ -37,9 +37,12 @@ WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 class CorpusConfig(Section):
     """Which text, and how it is split."""
 
-    source: Literal["builtin", "wikitext-2", "files", "s3", "mixture"]
+    source: Literal["builtin", "wikitext-2", "files", "s3", "mixture", "fineweb"]
     path: str | None = None
-    """files: a file, a folder or a glob; s3: s3://bucket/prefix; wikitext-2: a folder with its files, else the hub."""
+    """files: a file, a folder or a glob; s3: s3://bucket/prefix; wikitext-2: a folder with its files, else the hub;
+    fineweb: a folder or s3://bucket/prefix with shards, else the hub."""
+    shards: int | None = Field(default=None, gt=0)
+    """fineweb: training shards that are taken, 9 (900M tokens) of the hub's by default and all of a folder's."""
     text_field: str = "text"
     """Field of a .jsonl file that holds a document's text."""
     validation_fraction: float = Field(default=0.05, gt=0, lt=0.5)
@@ -72,6 +75,10 @@ class CorpusConfig(Section):
                 raise ValueError(f"domains must have names of lower-case letters and digits, got {name!r}")
             if where in ("hub", "demo") and name not in ("code", "math", "prose"):
                 raise ValueError(f"{where!r} has text for code, math and prose, got {name!r}")
+        if self.shards is not None and self.source != "fineweb":
+            raise ValueError(f"shards are fineweb's, got shards: {self.shards} with source {self.source!r}")
+        if self.max_bytes is not None and self.source == "fineweb":
+            raise ValueError(f"source 'fineweb' is limited by shards, got max_bytes: {self.max_bytes}")
         return self
 
     @property
@@ -86,6 +93,8 @@ class CorpusConfig(Section):
             return "Python's standard library and documentation topics"
         if self.source == "wikitext-2":
             return f"WikiText-2 raw from {self.path or f'the hub at {self.revision[:8]}'}"
+        if self.source == "fineweb":
+            return f"FineWeb shards of {self.path or 'the hub'}"
         if self.domains is not None:
             parts = ", ".join(f"{name} {_WORDS.get((where, name), where)}" for name, where in self.domains.items())
             return f"mixture of {parts}; at most {self.size_mb:g} MB each"
@@ -111,8 +120,8 @@ THREE_DOMAINS = ("code", "math", "prose")
 def parse_corpus(text: str) -> CorpusConfig:
     """The form of the command line: `builtin`, `wikitext-2`, `s3://bucket/prefix`, or a file, folder or glob.
 
-    `mixture` is code, math and prose from the hub, `demo` the same without one, `mixture:FOLDER` a domain for each file
-    or folder in there.
+    `fineweb` is GPT-2 tokens from the hub, `fineweb:PLACE` such shards in a folder or in S3. `mixture` is code, math
+    and prose from the hub, `demo` the same without one, `mixture:FOLDER` a domain for each file or folder in there.
     """
     if text in ("mixture", "demo"):
         return CorpusConfig(
@@ -122,6 +131,11 @@ def parse_corpus(text: str) -> CorpusConfig:
         from podium.trainer.data.mixture import domains_of_folder  # it imports this module
 
         return CorpusConfig(source="mixture", domains=domains_of_folder(os.path.abspath(text.removeprefix("mixture:"))))
+    if text == "fineweb":
+        return CorpusConfig(source="fineweb")
+    if text.startswith("fineweb:"):
+        path = text.removeprefix("fineweb:")
+        return CorpusConfig(source="fineweb", path=path if path.startswith("s3://") else os.path.abspath(path))
     if text == "builtin":
         return CorpusConfig(source="builtin")
     if text == "wikitext-2":
@@ -226,6 +240,10 @@ def corpus_fingerprint(config: CorpusConfig) -> str:
 
     Raises DataError where the corpus is missing, empty or not text.
     """
+    if config.source == "fineweb":
+        from podium.trainer.data.fineweb import list_shards  # it imports this module
+
+        return list_shards(config).fingerprint
     if config.source == "wikitext-2" and config.path is None:
         names = [f"Salesforce/wikitext/wikitext-2-raw-v1@{config.revision}/{split}" for split in SPLITS]
         empty = [Source(split, 0, name, lambda: iter(())) for split, name in zip(SPLITS, names, strict=True)]

@@ -23,6 +23,7 @@ import numpy.typing as npt
 
 from podium.trainer.curriculum_config import StepShape
 from podium.trainer.data.domains import open_stream
+from podium.trainer.data.shard_cache import LIMIT_VARIABLE
 from podium.trainer.data.stream import Batch, TokenStream
 from podium.trainer.errors import CheckpointError, ConfigError, DataError
 
@@ -57,6 +58,11 @@ class SequenceLoader:
         """The domains of the text; none where it has none."""
         self.domains_B: npt.NDArray[np.int64] | None = None
         """Of the sequences of the last batch: the number, in `names`, of each one's domain."""
+        if shuffle and self._stream.fetched_bytes > self._stream.cache_bytes:
+            raise ConfigError(
+                f"data.order: 'shuffled' reads all shards all the time: {self._stream.fetched_bytes} bytes, "
+                f"where {LIMIT_VARIABLE} allows {self._stream.cache_bytes}: take 'sequential', or raise it"
+            )
         self.tokens_in_split = len(self._stream)
         self.sequences = _whole_windows(self._stream, sequence_length, f"split {split!r} of {folder}")
         self._split = split
@@ -102,8 +108,9 @@ class SequenceLoader:
         self._position = int(state["position"])
 
     def close(self) -> None:
-        """End the thread. Whoever asks for no more batches need not wait for the one under way."""
+        """End the threads that work ahead; no batch can be asked for afterwards."""
         self._thread.shutdown(wait=True, cancel_futures=True)
+        self._stream.close()
 
     def _take(self, position: int, shape: StepShape) -> Batch:
         ahead, self._ahead = self._ahead, None

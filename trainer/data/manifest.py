@@ -32,7 +32,10 @@ class Shard(Section):
 
     file: str
     tokens: int
-    sha256: str
+    sha256: str | None
+    """None where it lies elsewhere and its place does not say."""
+    stamp: str | None = None
+    """Of a shard that lies elsewhere: what its place gave for its content when the dataset was prepared."""
     domain: str | None = None
     """What kind of text it holds, where the corpus is of several."""
 
@@ -41,10 +44,10 @@ class Split(Section):
     """One split, its shards in reading order."""
 
     tokens: int
-    """End-of-text tokens included."""
-    bytes: int
-    """UTF-8 bytes of its documents."""
-    documents: int
+    """End-of-text tokens included. Where its last shard has more, the rest is not the split's."""
+    bytes: int | None
+    """UTF-8 bytes of its documents; None where only their tokens are known."""
+    documents: int | None
     shards: list[Shard]
 
 
@@ -65,11 +68,13 @@ class Manifest(Section):
     """Id of the token after every document."""
     splits: dict[str, Split]
     files: dict[str, FileEntry]
+    source: str | None = None
+    """Where the shards lie: a folder's or S3's URI, or hub://owner/name@commit; None: in the dataset's folder."""
 
     @property
-    def tokenizer_sha256(self) -> str:
-        """Identity of the tokenizer: losses per token compare only where it is the same."""
-        return self.files[TOKENIZER].sha256
+    def tokenizer_sha256(self) -> str | None:
+        """Identity of the tokenizer: losses per token compare only where it is the same. None where it is not here."""
+        return self.files[TOKENIZER].sha256 if TOKENIZER in self.files else None
 
     @property
     def domains(self) -> tuple[str, ...]:

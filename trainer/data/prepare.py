@@ -67,6 +67,8 @@ def prepare(config: PrepareConfig, store: Storage, progress: Progress | None = N
     target = store.child(dataset_key(fingerprint))
     if target.exists(MANIFEST):
         return load_manifest(target)
+    if config.corpus.source == "fineweb":
+        return _name_shards(config, target, fingerprint)
     from podium.trainer.data.build import build_dataset  # the libraries that a study's fingerprint does without
 
     corpus = open_corpus(config.corpus)
@@ -94,6 +96,37 @@ def prepare(config: PrepareConfig, store: Storage, progress: Progress | None = N
             f"are now mixed: delete this folder and prepare again"
         )
     return manifest
+
+
+def _name_shards(config: PrepareConfig, target: Storage, fingerprint: str) -> Manifest:
+    """The dataset of shards that lie elsewhere: its tokenizer, where one is given, and a manifest that names them."""
+    from podium.trainer.data.fineweb import list_shards, manifest_of
+
+    listing = list_shards(config.corpus)
+    manifest = manifest_of(config.corpus, listing, config.vocab_size)
+    if _fingerprint(config, listing.fingerprint) != fingerprint:
+        raise DataError(f"corpus {config.corpus.description!r} changed while it was read: prepare it again")
+    files = {}
+    given = _given_tokenizer(config)
+    if given is not None:
+        from podium.trainer.data.tokenizer import load_tokenizer, save_tokenizer
+
+        tokenizer = load_tokenizer(given)
+        if tokenizer.get_vocab_size() != manifest.tokenizer_size:
+            raise DataError(
+                f"data.tokenizer: must be the one that made the shards, with {manifest.tokenizer_size} entries, "
+                f"got {tokenizer.get_vocab_size()}"
+            )
+        scratch = _scratch_folder()
+        try:
+            save_tokenizer(tokenizer, scratch)
+            files = put_files(target, scratch, "")
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    entries = {name: FileEntry.model_validate(entry) for name, entry in files.items()}
+    manifest = manifest.model_copy(update={"fingerprint": fingerprint, "files": entries})
+    target.create(MANIFEST, to_json(manifest.model_dump()))
+    return load_manifest(target)
 
 
 def _fingerprint(config: PrepareConfig, corpus: str) -> str:

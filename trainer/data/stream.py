@@ -12,12 +12,22 @@ import numpy as np
 import numpy.typing as npt
 
 from podium.trainer.data.manifest import Shard, load_manifest
+from podium.trainer.data.shard_cache import ShardCache, size_of
 from podium.trainer.data.shards import Tokens, open_shard
 from podium.trainer.errors import DataError
 from podium.trainer.storage import open_storage
 
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 """x_BT and y_BT: the tokens and, one later, their targets."""
+
+
+OPEN_SHARDS = 3
+"""Of those that are fetched, how many are mapped at once: a batch may begin in one and end in the next."""
+
+
+def open_local(source: str) -> Path | None:
+    """The folder in which a dataset's shards lie, or None where it is not on this machine."""
+    return Path(source.removeprefix("file://")) if source.startswith("file://") else None
 
 
 class TokenStream:
@@ -33,17 +43,58 @@ class TokenStream:
         """
         self.manifest = load_manifest(open_storage(str(folder)))
         self.fingerprint = self.manifest.fingerprint
-        shards = self.manifest.split(split).shards if shards is None else shards
-        self._shards: list[Tokens] = []
-        for shard in shards:
-            tokens = open_shard(folder / shard.file)
-            if len(tokens) != shard.tokens:
-                raise DataError(f"{folder / shard.file}: the manifest says {shard.tokens} tokens, got {len(tokens)}")
-            self._shards.append(tokens)
-        self._ends = np.cumsum([len(tokens) for tokens in self._shards], dtype=np.int64)
+        declared = self.manifest.split(split)
+        self._declared = declared.shards if shards is None else list(shards)
+        self._ends = np.cumsum([shard.tokens for shard in self._declared], dtype=np.int64)
+        # the split may end within its last shard
+        self._tokens = min(int(self._ends[-1]), declared.tokens) if len(self._ends) else 0
+        self._open: dict[int, Tokens] = {}
+        self._cache: ShardCache | None = None
+        source = self.manifest.source
+        if source is not None and open_local(source) is None:
+            self._cache = ShardCache(source)
+            return
+        self._folder = folder if source is None else open_local(source)
+        for number in range(len(self._declared)):
+            self._shard(number)
+
+    @property
+    def fetched_bytes(self) -> int:
+        """Bytes of all shards that lie elsewhere and are fetched as they are needed; 0 where they are here."""
+        return 0 if self._cache is None else sum(size_of(shard) for shard in self._declared)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes that may be held of them."""
+        return 0 if self._cache is None else self._cache.limit_bytes
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._tokens
+
+    def close(self) -> None:
+        """Fetch nothing more."""
+        if self._cache is not None:
+            self._cache.close()
+
+    def _shard(self, number: int) -> Tokens:
+        """The tokens of a shard; of those that are fetched, the next one is asked for too."""
+        if number in self._open:
+            return self._open[number]
+        declared = self._declared[number]
+        if self._cache is None:
+            assert self._folder is not None
+            path = self._folder / declared.file
+        else:
+            path = self._cache.path(declared)
+            while len(self._open) >= OPEN_SHARDS:
+                del self._open[next(iter(self._open))]
+        tokens = open_shard(path)
+        if len(tokens) != declared.tokens:
+            raise DataError(f"{path}: the manifest says {declared.tokens} tokens, got {len(tokens)}")
+        self._open[number] = tokens
+        if self._cache is not None and len(self._declared) > 1:
+            self._cache.want(self._declared[(number + 1) % len(self._declared)])
+        return tokens
 
     def count(self, sequence_length: int) -> int:
         """Whole windows of this length."""
@@ -63,7 +114,7 @@ class TokenStream:
         starts = indices * sequence_length
         shards = np.searchsorted(self._ends, starts, side="right")
         for row, start, shard in zip(rows, starts.tolist(), shards.tolist(), strict=True):
-            tokens = self._shards[shard]
+            tokens = self._shard(shard)
             begin = start - (int(self._ends[shard]) - len(tokens))
             part = tokens[begin : begin + width]
             if len(part) == width:
@@ -80,4 +131,4 @@ class TokenStream:
             if filled == len(row):
                 return
             shard += 1
-            part = self._shards[shard][: len(row) - filled]
+            part = self._shard(shard)[: len(row) - filled]

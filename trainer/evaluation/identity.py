@@ -55,7 +55,7 @@ def put_identity(metrics: Metrics, subject: Subject) -> None:
         ("corpus", manifest.corpus if manifest else None),
         ("tokenizer_sha256", manifest.tokenizer_sha256 if manifest else None),
     ):
-        metrics.put(name, value, "no dataset was read")
+        metrics.put(name, value, "the dataset has no tokenizer" if manifest else "no dataset was read")
     ran = versions(subject.device, 1)
     metrics.put("device", subject.device.type)
     metrics.put("device_name", ran.device, "unknown")

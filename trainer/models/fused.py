@@ -96,15 +96,15 @@ class _RMSNorm(Function):
 class _ReLUSquared(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        positive = F.relu(x)
+        positive: Tensor = F.relu(x)
         ctx.save_for_backward(positive)
-        return positive.square()
+        return positive * positive
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
-        return (grad * positive).mul_(2)
+        return torch.mul(grad, positive).mul_(2)
 
 
 class _SwiGLU(Function):

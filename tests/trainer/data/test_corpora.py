@@ -57,7 +57,7 @@ def test_a_path_is_taken_from_where_we_are(tmp_path: Path, monkeypatch: pytest.M
         ({"source": "builtin", "path": "/x"}, "source 'builtin' takes no path"),
         ({"source": "builtin", "max_bytes": 0}, "greater than 0"),
         ({"source": "builtin", "test_fraction": 0.6}, "less than 0.5"),
-        ({"source": "hub"}, "'builtin', 'wikitext-2', 'files', 's3' or 'mixture'"),
+        ({"source": "hub"}, "'builtin', 'wikitext-2', 'files', 's3', 'mixture' or 'fineweb'"),
     ],
 )
 def test_a_corpus_that_can_not_be_is_refused(given: dict[str, Any], words: str) -> None:
