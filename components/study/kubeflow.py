@@ -6,7 +6,6 @@ step that refuses or fails leaves its words in the store; one that was killed le
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -85,6 +84,6 @@ def _failure_keys(run_id: str, kubeflow_run: str) -> list[str]:
 def _read(store: Storage, key: str) -> dict[str, Any] | None:
     try:
         found = store.read_json(key)
-    except (NotFoundError, json.JSONDecodeError):
+    except NotFoundError:
         return None
     return found if isinstance(found, dict) else None

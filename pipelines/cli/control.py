@@ -9,6 +9,7 @@ import typer
 
 from podium.pipelines.cli.console import result, result_json, say
 from podium.pipelines.cli.find import open_run
+from podium.pipelines.cli.kubeflow_run import describe, end_run, find_run, is_kubeflow_id
 from podium.pipelines.cli.options import Json, RunArgument, Store
 
 if TYPE_CHECKING:
@@ -20,11 +21,18 @@ WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
 def cancel(run: RunArgument, store: Store = "runs") -> None:
     """Ask a run to stop: its trials save and end. The same [b]podium run[/b] goes on from there.
 
-    Example: [b]podium cancel runs/demo[/b]
+    A run on Kubeflow is ended there too once its trials have saved, where KF_PIPELINES_ENDPOINT says where that is.
+
+    Example: [b]podium cancel runs/demo[/b], or with the id that [b]podium submit[/b] printed
     """
     from podium.components.study import layout
+    from podium.components.study.kubeflow import kubeflow_run_of
     from podium.trainer.errors import UserError
 
+    if is_kubeflow_id(run) and find_run(run, store) is None:
+        describe(run, store)  # refuses one that nobody knows
+        result(_ended_on_kubeflow(run))
+        return
     found = open_run(run, store)
     state = found.state()
     if state in ("succeeded", "stopped", "gate_failed"):
@@ -34,6 +42,9 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
     deadline = time.monotonic() + WAIT_SECONDS
     while found.state() == "running" and time.monotonic() < deadline:
         time.sleep(0.5)
+    on_kubeflow = kubeflow_run_of(found.storage)
+    if on_kubeflow is not None:
+        say(_ended_on_kubeflow(on_kubeflow))
     if found.storage.exists(layout.JOBS):
         _end_jobs(found)
     state = found.state()
@@ -54,6 +65,15 @@ def _end_jobs(run: Run) -> None:
     if found:
         still = f", {left} still save" if left else ", their trials have saved"
         say(f"ended {found} Job{'s' if found > 1 else ''} of a conductor that is gone{still}")
+
+
+def _ended_on_kubeflow(kubeflow_run: str) -> str:
+    words = {
+        True: "ended",
+        False: "had ended already",
+        None: "not ended: KF_PIPELINES_ENDPOINT does not say where it is",
+    }
+    return f"Kubeflow's run {kubeflow_run}: {words[end_run(kubeflow_run)]}"
 
 
 def gc(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from podium.pipelines.cli.kubeflow_run import find_run, is_kubeflow_id
+
 if TYPE_CHECKING:
     from podium.components.study.run import Run
 
@@ -12,12 +14,23 @@ if TYPE_CHECKING:
 def open_run(target: str | None, store: str) -> Run:
     """The run that `target` names: an id in `store`, a run's folder, or a store, which means its newest run.
 
-    Without a target it is the newest run of `store`. Raises UserError where there is none.
+    The id may be ours or that of Kubeflow's run. Without a target it is the newest run of `store`. Raises UserError
+    where there is none.
     """
     from podium.components.study.run import Run
 
     if target is None:
         return Run.open(store)
+    if is_kubeflow_id(target):
+        found = find_run(target, store)
+        if found is None:
+            from podium.trainer.errors import UserError
+
+            raise UserError(
+                f"Kubeflow's run {target} is no run of ours yet: its step prepare_data has not got so far, or it is in "
+                f"another store than {store} (--store); podium status {target} says what Kubeflow knows"
+            )
+        return found
     if "/" in target or os.path.isdir(target):
         return Run.open(target)
     return Run.open(store, target)

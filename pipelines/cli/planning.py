@@ -82,13 +82,11 @@ def plan(
         _print(planned)
         own = other_graphs(study).get(loaded.profile)
         if own is not None:
-            console = stdout()
             words = (
-                f"note: profile {loaded.profile} has a graph of its own ({' → '.join(own)}): the pipeline of profile "
+                f"note: profile {loaded.profile} has a graph of its own ({' → '.join(own)}); the uploaded pipeline of "
             )
-            console.print(
-                f"{words}full does not run it; podium upload it with --profile {loaded.profile}", soft_wrap=True
-            )
+            words += f"profile full does not run it: podium upload {study} --profile {loaded.profile}"
+            stdout().print(words, markup=False, soft_wrap=True)
 
 
 def compile_pipeline(

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from podium.pipelines.cli.console import result_json, stdout
+from podium.pipelines.cli.console import result, result_json, stdout
 from podium.pipelines.cli.find import all_runs, open_run
+from podium.pipelines.cli.kubeflow_run import describe, find_run, is_kubeflow_id
 from podium.pipelines.cli.options import Json, Store
 
 if TYPE_CHECKING:
@@ -16,7 +17,8 @@ if TYPE_CHECKING:
 OptionalRun = Annotated[
     str | None,
     typer.Argument(
-        metavar="[RUN]", help="A run's id in --store, a run's folder, or a store (its newest run); by default --store."
+        metavar="[RUN]",
+        help="A run's id in --store (ours or Kubeflow's), a run's folder, or a store (its newest run); else --store.",
     ),
 ]
 
@@ -26,12 +28,28 @@ def status(run: OptionalRun = None, store: Store = "runs", as_json: Json = False
 
     Example: [b]podium status runs/demo[/b], or for a script [b]podium status runs/demo --json[/b]
     """
+    if run is not None and is_kubeflow_id(run) and find_run(run, store) is None:
+        _print_kubeflow(describe(run, store), as_json=as_json)
+        return
     found = open_run(run, store)
     state = found.status()
     if as_json:
         result_json(state)
         return
     _print(found, state)
+
+
+def _print_kubeflow(found: dict[str, Any], *, as_json: bool) -> None:
+    if as_json:
+        result_json(found)
+        return
+    result(f"{found['kubeflow_run']}: {found['state']}, no run of ours yet{_because(found['reason'])}")
+    for name, state in found["steps"].items():
+        result(f"  {name}: {state}")
+
+
+def _because(reason: str) -> str:
+    return f": {reason}" if reason else ""
 
 
 def list_runs(store: Store = "runs", as_json: Json = False) -> None:
@@ -56,6 +74,7 @@ def _print(run: Run, state: dict[str, Any]) -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from podium.components.study import layout
     from podium.pipelines.cli.snapshot import take
     from podium.pipelines.cli.views import money, picture
 
@@ -72,6 +91,9 @@ def _print(run: Run, state: dict[str, Any]) -> None:
             table.add_row(stage["name"], *counts, verdict.reason if verdict else "")
         console.print(table)
         console.print(money(snapshot))
+    failure = run.read_json(layout.FAILURE)
+    if failure is not None:
+        console.print(Text(f"the step {failure['step']} failed last: {failure['message']}"), soft_wrap=True)
     if state["champion"]:
         console.print(Text(f"champion: {_champion(state['champion'])}"))
 
