@@ -1,0 +1,112 @@
+"""A release's life: installed, tested, upgraded, rolled back, gone."""
+
+import json
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(900)]
+
+
+def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninstall_leaves(installed):
+    print(f"helm install, to MLflow ready and studies uploaded: {installed.ready_seconds:.1f} s")
+    assert installed.ready_seconds < 240, "60 s on a machine that does nothing else"
+    notes = installed.helm("get", "notes", installed.name)
+    assert f"helm test {installed.name} --namespace {installed.namespace}" in notes
+    assert "podium submit param-allocation" in notes
+    assert "What `helm uninstall` leaves" in notes
+    assert "pipelines that were uploaded to Kubeflow" in notes
+    assert installed.values["store"]["uri"] in notes
+    assert "LEFT OUT" not in notes
+
+
+def test_helm_test_passes(installed):
+    said = installed.helm("test", installed.name, "--logs", "--timeout", "240s")
+    print(said)
+    assert "Phase:          Succeeded" in said
+    assert "Phase:          Failed" not in said
+    assert "a foreign Host header: 403" in said
+
+
+def test_every_pod_of_the_release_is_under_pod_security_restricted(installed, cluster):
+    for namespace in (installed.namespace, installed.runner):
+        labels = json.loads(cluster.kubectl("get", "namespace", namespace, "-o", "json"))["metadata"]["labels"]
+        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+    pods = json.loads(
+        cluster.kubectl(
+            "-n", installed.namespace, "get", "pods", "-l", "app.kubernetes.io/component=mlflow", "-o", "json"
+        )
+    )["items"]
+    assert pods
+    for container in [*pods[0]["spec"]["containers"], *pods[0]["spec"]["initContainers"]]:
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["resources"]["requests"]
+
+
+def test_no_password_is_in_what_helm_keeps_or_the_server_says(installed, cluster, postgres):
+    password = "a:p@ssword"
+    shown = installed.helm("get", "all", installed.name)
+    shown += cluster.kubectl(
+        "-n", installed.namespace, "logs", f"deployment/{installed.name}-podium-mlflow", "--all-containers"
+    )
+    for secret in (password, "a%3Ap%40ssword", cluster.secret_key):
+        assert secret not in shown
+
+
+def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(make_release, cluster):
+    release = make_release("life")
+    before = release.objects()
+    assert not before
+    release.install()
+    first = release.objects()
+
+    notes = release.upgrade(
+        {
+            "trials": {"parallel": 3, "priorityClass": "screening"},
+            "priorityClasses": [{"name": "screening", "value": -5}],
+            "mlflow": {"replicas": 2, "extraAllowedHosts": ["mlflow.example.com"]},
+            "networkPolicy": {"enabled": True},
+            "kueue": {"enabled": True, "quotas": {"cpu": {"cpu": 4, "memory": "8Gi"}}},
+        }
+    )
+    assert "LEFT OUT: kueue.enabled is true, but this cluster has no kueue.x-k8s.io" in notes
+    assert "parallel: 3" in release.config["PODIUM_JOBS"]
+    assert f"priority_class: {release.namespace}-life-podium-screening" in release.config["PODIUM_JOBS"]
+    assert "queue:" not in release.config["PODIUM_JOBS"], "no queue without Kueue: Jobs would wait for ever"
+    assert release.cluster.kubectl("get", "priorityclass", f"{release.namespace}-life-podium-screening", "-o", "name")
+    deployment = json.loads(
+        cluster.kubectl("-n", release.namespace, "get", "deployment", "life-podium-mlflow", "-o", "json")
+    )
+    assert deployment["status"]["readyReplicas"] == 2
+    grown = release.objects()
+    assert {name.split("/")[0] for name in grown - first} >= {
+        "poddisruptionbudget.policy",
+        "networkpolicy.networking.k8s.io",
+        "priorityclass.scheduling.k8s.io",
+    }
+
+    release.helm("rollback", release.name, "1", "--wait", "--timeout", "300s")
+    stable = {name for name in release.objects() if not name.startswith(("pod/", "replicaset", "endpointslice"))}
+    assert stable == {name for name in first if not name.startswith(("pod/", "replicaset", "endpointslice"))}
+    assert "parallel" not in release.config["PODIUM_JOBS"]
+
+    release.helm("test", release.name, "--timeout", "240s")
+    release.uninstall()
+    assert release.objects() == set()
+    assert release.uploaded["pipelines"], "as NOTES says, what was uploaded stays"
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"mlflow": {"replcas": 2}}, "at '/mlflow': additional properties 'replcas' not allowed"),
+        ({"store": {"uri": "gs://bucket"}}, "at '/store/uri'"),
+        ({"mlflow": {"externalUri": "http://elsewhere"}}, "mlflow.externalUri: is for an MLflow that is already there"),
+    ],
+    ids=["typo", "store", "contradiction"],
+)
+def test_a_wrong_value_is_refused_with_its_name_and_changes_nothing(installed, changes, said):
+    before = installed.helm("history", installed.name, "--output", "json")
+    with pytest.raises(AssertionError) as error:
+        installed.upgrade(changes)
+    assert said in str(error.value)
+    assert installed.helm("history", installed.name, "--output", "json") == before
