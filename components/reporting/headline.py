@@ -94,11 +94,12 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
         return Headline("candidate", "nothing won", "The baseline stands: no variant beat it.", detail, facts)
     if verdict.proven:
         level = f" at α\u00a0=\u00a0{alpha:g}" if isinstance(alpha, float) else ""
-        return Headline("proven", "proven", f"{winner} beats the baseline, proven{level}.", detail, facts)
+        did = f"reaches {verdict.opponent}" if "target" in verdict.test else f"beats {verdict.opponent}"
+        return Headline("proven", "proven", f"{winner} {did}, proven{level}.", detail, facts)
     if verdict.claim == "exploratory":
         sentence = f"{winner} has the best mean; the claim is exploratory, not proven."
         return Headline("candidate", "exploratory", sentence, detail, facts)
-    sentence = f"{winner} has the best mean and is a candidate: a lead over the baseline is not proven."
+    sentence = f"{winner} has the best mean and is a candidate: a lead over {verdict.opponent} is not proven."
     return Headline("candidate", "candidate", sentence, detail, facts)
 
 
@@ -146,7 +147,7 @@ def _numbers(
 def _effect_facts(verdict: Verdict, arm: ArmSummary | None) -> list[tuple[str, str]]:
     if arm is None or arm.difference is None:
         return []
-    facts = [("gap to the baseline", numbers.signed(arm.difference, numbers.decimals_of(verdict.metric)))]
+    facts = [(f"gap to {verdict.opponent}", numbers.signed(arm.difference, numbers.decimals_of(verdict.metric)))]
     if arm.p is not None:
         facts.append(("p, one-sided", numbers.p_value(arm.p)))
     facts.append(("seeds", str(arm.n)))

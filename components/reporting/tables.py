@@ -125,7 +125,7 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
     on = {variant.name for variant in verdict.promoted} if verdict else set()
     tested = bool(verdict) and any(arm.p is not None for arm in verdict.ranking) if verdict else False
     ranking = verdict.ranking if verdict else _provisional(data, stage, arms)
-    against = "target" if stage.stage.promotion.policy == "reaches_target" else "baseline's"
+    against = verdict.opponent if verdict else "the baseline"
     lines = []
     for arm in sorted(ranking, key=lambda arm: arm.rank if arm.rank is not None else len(ranking) + 1):
         figures = arm_figures(arms.get(arm.variant, ()))
@@ -155,7 +155,7 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
         number("mean PPL" if by_perplexity else "mean", f"mean of {metric} over seeds"),
         number("SD", "sample standard deviation over seeds"),
         number("loss", "mean validation loss") if by_perplexity else number("PPL", "mean validation perplexity"),
-        number("gap", f"mean minus the {against}; below 0 is better"),
+        number("gap", f"mean minus {against}; below 0 is better"),
         *((text("interval", "two-sided interval of the gap"), number("p", "one-sided")) if tested else ()),
         prose("outcome"),
     )

@@ -87,7 +87,7 @@ def _numbers(verdict: Verdict) -> Iterator[tuple[str, float | None]]:
     for row in ranked[:MOST_ARMS]:
         yield f"{verdict.metric} {row.variant}", row.mean
     if ranked:
-        yield "difference to baseline", ranked[0].difference
+        yield f"difference to {verdict.opponent.removeprefix('the ')}", ranked[0].difference
         yield "p", ranked[0].p
     for status, count in verdict.counts.items():
         yield f"trials {status}", count

@@ -26,7 +26,7 @@ def _lines(verdict: Verdict) -> Iterator[str]:
     compared = any(row.difference is not None for row in verdict.ranking)
     tested = any(row.p is not None for row in verdict.ranking)
     heads = ["rank", "variant", f"mean {verdict.metric}", "SD", "n", "by seed"]
-    heads += ["difference to baseline"] * compared + ["interval", "p"] * tested
+    heads += [f"difference to {verdict.opponent.removeprefix('the ')}"] * compared + ["interval", "p"] * tested
     yield "| " + " | ".join(heads) + " |"
     yield "|" + "---|" * len(heads)
     for row in verdict.ranking[:_MOST_ROWS]:

@@ -157,6 +157,15 @@ class Verdict(Section):
     results: StageResults | None = None
     """The inputs: enough to recompute everything above."""
 
+    @property
+    def opponent(self) -> str:
+        """What the ranking's `difference`, `interval` and `p` are against, in words."""
+        if "target" in self.test:
+            return f"the target {self.test['target']:g}"
+        if str(self.test.get("control", "")).startswith("threshold"):
+            return f"the threshold {self.test['control_mean']:g}"
+        return "the baseline"
+
 
 class MoreTrials(Section):
     """Not yet: run these first. The answer and its inputs are a ledger entry."""

@@ -180,7 +180,7 @@ def _in_words(verdict: Verdict) -> str:
     claim = verdict.claim if verdict.claim != "none" else verdict.decision
     words = [f"{claim}: {verdict.metric} {arm.mean:.4f}"]
     if arm.difference is not None:
-        words.append(f"{arm.difference:+.4f} against the baseline")
+        words.append(f"{arm.difference:+.4f} against {verdict.opponent}")
     if arm.p is not None:
         words.append(f"p = {arm.p:.2g}")
     return ", ".join(words)
