@@ -32,7 +32,7 @@ def last_verdict(run: Run) -> Verdict | None:
 
 
 def finalists(run: Run) -> list[Finalist]:
-    """The ranked arms of the last verdict, best first; empty while there is none.
+    """The ranked arms of the last verdict, best first; empty while there is none. Of a race to a target, the winners.
 
     A baseline whose figure was recorded elsewhere has no model and is left out.
     """
@@ -46,4 +46,8 @@ def finalists(run: Run) -> list[Finalist]:
         if name not in found and result is not None and result.status in RANKED and result.final_model is not None:
             found[name] = Finalist(name, trial, result, result.final_model)
     ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
+    if verdict.policy == "fastest_to_target":
+        # the others are points of a design around the winner: nobody would use them
+        won = {ref.name for ref in verdict.promoted}
+        ranked = [row for row in ranked if row.variant in won]
     return [found[row.variant] for row in ranked if row.variant in found]

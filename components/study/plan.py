@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from podium.components.study.cost import Cost, run_usd, stage_cost, total
-from podium.components.study.design import baseline, variants
+from podium.components.study.design import baseline, of_values, variants
+from podium.components.study.groups import assumptions, configurations, grouped_stage
 from podium.components.study.plan_warnings import pivot_costs, warnings_of
-from podium.components.study.promoted import Counted, go_on
+from podium.components.study.promoted import Counted, evaluated_arms, fallback_trials, go_on
 from podium.components.study.schema import Price, Study
 from podium.components.study.selection import Selection, check_selection, is_selected
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.verdicts.verdict import VariantRef
 
 CORPUS_TOKENS = {"wikitext-2": 2_400_000}
 """Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
@@ -90,11 +92,11 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
     for name in names:
         stages.append(_stage_plan(study, name, counts[name], selection, so_far))
         so_far = stages[-1].usd_so_far
-    evaluated = counts[names[-1]][1] if names[-1] == list(study.stages)[-1] else 0
+    evaluated = evaluated_arms(study, counts[names[-1]].likely) if names[-1] == list(study.stages)[-1] else 0
     evaluation = _side_cost(study, study.evaluation.price, names[-1], evaluated)
     usd = total([shakedown.usd, *(stage.usd for stage in stages), evaluation.usd])
     last = list(study.stages)[-1]
-    everyone = len(variants(study))
+    everyone = len({ref.name for ref in _rows(study, Selection())})
     naive_evaluation = _side_cost(study, study.evaluation.price, last, everyone)
     naive = total([shakedown.usd, stage_cost(study, last, everyone).usd, naive_evaluation.usd])
     limit = study.budget.usd
@@ -106,7 +108,7 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
         hours=total([shakedown.hours, *(stage.hours for stage in stages), evaluation.hours]),
         gpu_hours=total([shakedown.gpu_hours, *(stage.gpu_hours for stage in stages), evaluation.gpu_hours]),
         usd=usd,
-        usd_worst=total([usd, *(cost for _, cost in pivot_costs(study, names))]),
+        usd_worst=total([usd, *(cost for _, cost in pivot_costs(study, names)), *_surplus(study, stages)]),
         usd_naive=naive,
         saving=1 - usd / naive if usd is not None and naive else None,
         budget_usd=limit,
@@ -120,30 +122,41 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
     )
 
 
-def _arms(study: Study, selection: Selection) -> dict[str, tuple[int, int]]:
-    """Stage → the fewest and the most variants that are trained; a baseline with a recorded figure is not."""
+def _rows(study: Study, selection: Selection) -> list[VariantRef]:
+    """The first stage's variants, one as often as it is a row of the stage's groups, as if every taken value were the
+    first that is possible."""
     base = baseline(study)
-    fewest = most = sum(is_selected(study, ref, selection, base) for ref in variants(study))
-    counts: dict[str, tuple[int, int]] = {}
+    grouped = grouped_stage(study)
+    refs = variants(study)
+    if grouped is not None:
+        taken = next(assumptions(study))
+        groups = study.stages[grouped].groups.values()
+        refs = [of_values(study, base, v) for group in groups for v in configurations(group, base.axis_values, taken)]
+    return [ref for ref in refs if is_selected(study, ref, selection, base)]
+
+
+def _arms(study: Study, selection: Selection) -> dict[str, Counted]:
+    """Stage → the variants that are trained; a baseline with a recorded figure is not. Groups count their rows."""
+    fewest = most = len(_rows(study, selection))
+    counts: dict[str, Counted] = {}
     here = Counted(fewest, most, True)
     axes = 1 if selection.axis is not None else len(study.axes)
     spent = _side_cost(study, study.shakedown.price, next(iter(study.stages)), 1).usd
     for name in study.stages:
         recorded = int(here.has_baseline and name in study.baseline.recorded)
-        counts[name] = (max(0, here.fewest - recorded), max(0, here.most - recorded))
-        spent = total([spent, stage_cost(study, name, counts[name][1]).usd])
+        counts[name] = replace(here, fewest=max(0, here.fewest - recorded), most=max(0, here.most - recorded))
+        spent = total([spent, stage_cost(study, name, counts[name].likely).usd])
         here = go_on(study, name, here, axes=axes, spent=spent)
     return counts
 
 
-def _stage_plan(
-    study: Study, name: str, arms: tuple[int, int], selection: Selection, usd_before: float | None
-) -> StagePlan:
+def _stage_plan(study: Study, name: str, arms: Counted, selection: Selection, usd_before: float | None) -> StagePlan:
     stage = study.stages[name]
     seeds = len(stage_seeds(study, name))
-    fewest, most = arms
+    fewest, most = arms.fewest, arms.most
     parallel = selection.parallel or stage.resources.parallel
-    cost = stage_cost(study, name, most, parallel=parallel)
+    cost = stage_cost(study, name, arms.likely, parallel=parallel)
+    distinct = {ref.name for ref in _rows(study, selection)} if name == grouped_stage(study) else None
     base = baseline(study)
     tokens = variant_config(study, name, base).tokens
     corpus = dataset_config(study, base).corpus
@@ -152,7 +165,7 @@ def _stage_plan(
     limit = study.budget.usd
     return StagePlan(
         name=name,
-        arms=most,
+        arms=arms.likely if distinct is None else len(distinct),
         seeds=seeds,
         trials=cost.trials,
         trials_range=(fewest * seeds, most * seeds) if fewest != most else None,
@@ -200,12 +213,36 @@ def _branches(
             fewest, most = stage.trials_range or (stage.trials, stage.trials)
             parts.append(None if stage.usd is None else stage.usd * fewest / max(most, 1))
         arms = max(1, evaluation.trials)
-        last = (stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds
+        last = evaluated_arms(study, (stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds)
         parts.append(None if evaluation.usd is None else evaluation.usd * last / arms)
         found.append(branch("fewest finalists", total(parts)))
     found.append(branch("every finalist", usd))
+    for stage, name, cost in _fallback_costs(study, stages):
+        found.append(branch(f"{name} in {stage.name}", total([usd, cost])))
     for name, cost in pivot_costs(study, [stage.name for stage in stages]):
         found.append(branch(f"pivot in {name}", total([usd, cost])))
+    return found
+
+
+def _fallback_costs(study: Study, stages: list[StagePlan]) -> list[tuple[StagePlan, str, float | None]]:
+    """Every fallback that a stage of times may take, with what it would cost at most."""
+    found = []
+    for stage in stages:
+        for name, trials in fallback_trials(study, stage.name, stage.trials).items():
+            found.append((stage, name, stage_cost(study, stage.name, -(-trials // stage.seeds)).usd))
+    return found
+
+
+def _surplus(study: Study, stages: list[StagePlan]) -> list[float | None]:
+    """What the most trials of a design and the dearest fallback of each stage cost beside what is planned."""
+    found: list[float | None] = []
+    for stage in stages:
+        if stage.trials_range is not None and stage.trials_range[1] > stage.trials:
+            more = (stage.trials_range[1] - stage.trials) // stage.seeds
+            found.append(stage_cost(study, stage.name, more).usd)
+        costs = [cost for of, _, cost in _fallback_costs(study, stages) if of is stage]
+        if costs:
+            found.append(None if None in costs else max(cost for cost in costs if cost is not None))
     return found
 
 

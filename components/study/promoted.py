@@ -28,6 +28,13 @@ class Counted:
     fewest: int
     most: int
     has_baseline: bool
+    planned: int | None = None
+    """How many there are meant to be, where that is not the most."""
+
+    @property
+    def likely(self) -> int:
+        """What a plan counts."""
+        return self.most if self.planned is None else self.planned
 
 
 def go_on(study: Study, stage: str, here: Counted, *, axes: int | None = None, spent: float | None = None) -> Counted:
@@ -56,7 +63,8 @@ def go_on(study: Study, stage: str, here: Counted, *, axes: int | None = None, s
     if isinstance(policy, FastestToTarget):
         return Counted(1, min(here.most, policy.top), False)
     if isinstance(policy, RefineRegion):
-        return Counted(policy.trials - policy.slack, policy.trials + policy.slack, False)
+        # a point each here, and repeats of some: it is the trials that are designed
+        return Counted(policy.trials - policy.slack, policy.trials + policy.slack, False, policy.trials)
     return here
 
 
@@ -89,3 +97,22 @@ def pivots(study: Study, stage: str) -> int:
     policy = study.stages[stage].promotion
     rule = policy.pivot if isinstance(policy, BeatsBaseline | ReachesTarget) else None
     return rule.most if rule is not None else 0
+
+
+def evaluated_arms(study: Study, most: int) -> int:
+    """How many arms of the last stage are evaluated, of `most` that may be ranked there."""
+    policy = study.stages[list(study.stages)[-1]].promotion
+    return min(most, policy.top) if isinstance(policy, FastestToTarget) else most
+
+
+def fallback_trials(study: Study, stage: str, trials: int) -> dict[str, int]:
+    """What a fallback of the stage would run besides its `trials`, at most; two of them never come together."""
+    policy = study.stages[stage].promotion
+    if not isinstance(policy, FastestToTarget | RefineRegion):
+        return {}
+    found = {}
+    if policy.fallbacks.repeat is not None:
+        found["repeats"] = min(policy.fallbacks.repeat.leaders, trials) * (policy.fallbacks.repeat.runs - 1)
+    if policy.fallbacks.tighten is not None:
+        found["a tighter target"] = trials
+    return found

@@ -15,6 +15,10 @@ Metric = Literal[
 """What a trial's `result.json` measures and a policy can rank by. Lower is better for every one of them."""
 
 
+TIME: Metric = "time_to_target_seconds"
+"""Compared only between trials that had a device of one type to themselves."""
+
+
 class Policy(Section):
     """What every policy has."""
 

@@ -204,6 +204,14 @@ class StudyEvaluation(Section):
     price: Price = Price()
 
 
+class Production(Section):
+    """The training at full scale that the study is for: the winner's configuration, with these changes."""
+
+    tokens: Count = Field(gt=0)
+    overrides: dict[str, Any] = {}
+    """Dotted config field → value."""
+
+
 class StudyBudget(Section):
     """One hard limit over all stages."""
 
@@ -216,7 +224,7 @@ class Study(Section):
     name: str = Field(pattern=NAME, max_length=40)
     title: str = ""
     question: str
-    layout: Literal["generic", "param-allocation", "speedrun"] = "generic"
+    layout: Literal["generic", "param-allocation", "speedrun", "time-to-target"] = "generic"
     """Which study-specific tables and exports the report adds."""
     profile: str = "full"
     base_seed: int = Field(default=42, ge=0)
@@ -231,6 +239,8 @@ class Study(Section):
     shakedown: Shakedown = Shakedown()
     evaluation: StudyEvaluation = StudyEvaluation()
     budget: StudyBudget = StudyBudget()
+    production: Production | None = None
+    """With it the report has a config file for that training."""
     confounds: list[str] = []
     """Sentences that the report shows beside the result (share is confounded with depth)."""
 

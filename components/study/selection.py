@@ -8,6 +8,7 @@ from typing import Literal, Self
 
 from podium.components.study.design import variants
 from podium.components.study.fields import nearest
+from podium.components.study.promotion import TIME
 from podium.components.study.schema import Study
 from podium.components.verdicts.verdict import VariantRef
 from podium.trainer.errors import Problem, UserError
@@ -89,6 +90,11 @@ def check_selection(study: Study, selection: Selection) -> None:
         ]
     if selection.parallel is not None and selection.parallel < 1:
         problems.append(Problem("--parallel", f"must be 1 or more, got {selection.parallel}"))
+    for name, stage in study.stages.items():
+        alone = stage.promotion.metric == TIME and not stage.resources.gpus_per_trial and not stage.resources.share_cpu
+        if alone and (selection.parallel or 1) > 1 and (selection.stages is None or name in selection.stages):
+            words = f"must be 1: stage {name} ranks times, and trials would share the CPU, got {selection.parallel}"
+            problems.append(Problem("--parallel", words))
     if problems:
         raise UserError(problems)
 

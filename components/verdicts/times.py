@@ -53,7 +53,7 @@ class Race:
             }
             for name, own in sorted(self.times.items())
         }
-        return {"target": self.target, "by": self.by, "horizon_seconds": self.horizon, "times": plain}
+        return {"target_loss": self.target, "by": self.by, "horizon_seconds": self.horizon, "times": plain}
 
 
 def race_of(

@@ -36,6 +36,7 @@ stages:
     budget: {steps: 8}
     seeds: 3
     proof: true
+    stop: {target: {loss: 5.0}}
     promotion: {policy: always}
   next:
     budget: {steps: 8}

@@ -35,6 +35,7 @@ stages:
   race:
     budget: {steps: 8}
     seeds: 2
+    stop: {target: {loss: 5.0}}
     promotion: {policy: POLICY}
   last:
     budget: {steps: 8}
