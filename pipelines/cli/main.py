@@ -14,6 +14,7 @@ from podium.pipelines.cli import (
     amend,
     compare,
     control,
+    doctor,
     follow,
     planning,
     power,
@@ -33,7 +34,7 @@ PANELS: dict[str, list[Callable[..., None]]] = {
     "Decide": [amend.approve, amend.override, amend.extend],
     "Look": [status.status, status.list_runs, follow.logs, compare.compare, verify.verify],
     "Results": [results.report, results.export, results.sync],
-    "Store": [control.gc],
+    "Store and cluster": [control.gc, doctor.doctor],
 }
 NAMES = {"list_runs": "list", "compile_pipeline": "compile"}
 """Commands whose names are Python's own words."""

@@ -138,6 +138,12 @@ class Kubeflow:
                     raise
         return found
 
+    def experiment_names(self) -> list[str]:
+        """Some of the experiments that whoever asks may see."""
+        extra = {"namespace": self.address.namespace} if self.address.namespace else {}
+        ask = self._experiments.experiment_service_list_experiments
+        return [str(each.display_name) for each in self._ask("the experiments", ask, **extra).experiments or []]
+
     def create_run(
         self,
         name: str,

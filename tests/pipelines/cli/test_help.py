@@ -44,7 +44,7 @@ def test_help_answers_within_half_a_second():
 
 def test_the_commands_are_those_that_the_issue_names():
     named = "new validate plan run compile status list logs report export sync cancel gc studies compare submit"
-    assert set(COMMANDS) == {*named.split(), *["power", "verify", "approve", "override", "extend", "upload"]}
+    assert set(COMMANDS) == {*named.split(), *["power", "verify", "approve", "override", "extend", "upload", "doctor"]}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
