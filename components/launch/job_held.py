@@ -45,7 +45,7 @@ class Held:
     over: Object | None = None
     """The Job that has ended, until it is known how."""
     verdict: End | None = None
-    """How it counts as ended once it is gone, decided here."""
+    """How it counts as ended once it is gone, where it was told to end."""
     end: End | None = None
     measured: float | None = None
     """Seconds for which its container ran, by its node."""
@@ -73,6 +73,11 @@ class Held:
             and self.overdue is None
             and not self.job["spec"].get("suspend")
         )
+
+    @property
+    def begins(self) -> bool:
+        """Whether its Job is there and not all its pods run yet."""
+        return self.created and not self.runs and self.over is None and self.end is None
 
     def seconds(self) -> float:
         """Seconds for which it has held its devices, waiting not counted."""
@@ -113,8 +118,7 @@ class Held:
         if self.over is None and is_over(job):
             self.see(job)
         if self.over is None and self.end is None:
-            asked = self.overdue is not None
-            self.end = self.verdict or End(None, "" if asked else "somebody deleted its Job")
+            self.end = self.verdict or End(None, "somebody deleted its Job")
 
     def wait(self, why: Pending, seconds: float) -> None:
         """Try the call that is owed to it in so many seconds."""

@@ -23,6 +23,8 @@ from podium.trainer.storage import normalise_uri
 
 SETTINGS_VARIABLE = "PODIUM_JOBS"
 FILE_VARIABLE = "PODIUM_JOBS_FILE"
+PRIORITY_VARIABLE = "PODIUM_PRIORITY_CLASS"
+"""Goes over the site's `priority_class`: a pipeline's input."""
 TRAINER_IMAGE = f"podium/python-trainer:{podium.__version__}"
 """The same as `kfp_component`'s, without the import of KFP."""
 
@@ -124,6 +126,8 @@ def read_job_settings(environment: Mapping[str, str] = os.environ) -> JobSetting
         raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", source=source) from None
     if not isinstance(data, dict):
         raise ConfigError(f"must be a mapping of settings, got {data!r}", source=source)
+    if priority := environment.get(PRIORITY_VARIABLE):
+        data = {**data, "priority_class": priority}
     try:
         return JobSettings.model_validate(data)
     except ValidationError as error:

@@ -172,7 +172,7 @@ class Records:
                 "run_name": trial.key.folder.rpartition("/")[2],
                 "fingerprint": trial.fingerprint,
                 "labels": self._run.run_spec(trial).labels,
-                "parameters": count_parameters(trial.config.model),
+                "parameters": count_parameters(trial.config.model) if trial.config.extension is None else None,
                 "d_model": d_model,
                 "n_layers": n_layers,
                 "n_heads": n_heads,
