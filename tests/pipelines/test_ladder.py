@@ -1,4 +1,5 @@
 import copy
+import functools
 import os
 import re
 import subprocess
@@ -9,8 +10,9 @@ import pytest
 import yaml
 
 from podium.components.kfp_component import VERSION
-from podium.pipelines.compile import pipeline_yaml
-from podium.pipelines.ladder import Defaults, build_ladder, input_suffixes, pipeline_name
+from podium.components.study.load import load_study, read_study_text, shipped_studies
+from podium.pipelines.compile import pipeline_documents, pipeline_yaml, study_pipeline
+from podium.pipelines.ladder import CONFIG_KEYS, SECRET_KEYS, Defaults, build_ladder, input_suffixes, pipeline_name
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 STAGES = ["screen", "validate", "prove"]
@@ -107,38 +109,92 @@ def test_the_steps_stand_in_their_order_each_stage_inside_the_promotion_before()
     assert after["screen: verdict"] == ["train"]
 
 
-def test_what_trains_gets_gpus_selectors_tolerations_and_shared_memory_and_nothing_else_does():
-    spec, platform = compiled(STAGES)
+def shipped(name):
+    study = load_study(name)
+    return list(study.stages), pipeline_documents(study_pipeline(study, text=read_study_text(name)[0]))
+
+
+GRAPHS = {"three stages": lambda: (STAGES, compiled(STAGES))}
+GRAPHS |= {name: functools.partial(shipped, name) for name in sorted(shipped_studies())}
+
+
+@pytest.fixture(scope="module", params=GRAPHS)
+def graph(request):
+    """(stages, spec, platform) of the three-stage ladder and of each study that comes with Podium."""
+    stages, (spec, platform) = GRAPHS[request.param]()
+    return stages, spec, platform
+
+
+def trains(stages):
+    """Display name → the stage on whose devices the task runs."""
+    return {"Shakedown": stages[0], "Evaluate": stages[-1]} | {f"{stage}: train": stage for stage in stages}
+
+
+def test_what_trains_gets_its_stages_devices_and_nothing_else_does(graph):
+    stages, spec, platform = graph
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
-    wanted = {"Shakedown": "screen", "Evaluate": "prove"} | {f"{stage}: train": stage for stage in STAGES}
-    for name, (_, executor) in tasks_of(spec).items():
+    suffixes = input_suffixes(stages)
+    tasks = tasks_of(spec)
+    assert set(trains(stages)) < set(tasks)
+    for name, (_, executor) in tasks.items():
         container, pod = container_of(spec, executor), settings[executor]
-        if name not in wanted:
+        if name not in trains(stages):
             assert "resources" not in container, name
             assert not {"nodeSelector", "tolerations", "emptyDirMounts"} & set(pod), name
             assert "python-steps" in container["image"]
             continue
-        stage = wanted[name]
-        accelerator = container["resources"]["accelerator"]
-        assert accelerator["resourceType"] == "nvidia.com/gpu"
-        assert f"gpus_{stage}'" in accelerator["resourceCount"]
-        assert pod["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"].endswith(f"node_selector_{stage}")
-        assert pod["tolerations"][0]["tolerationJson"]["componentInputParameter"].endswith(f"tolerations_{stage}")
+        end = suffixes[trains(stages)[name]]
+        resources = container["resources"]
+        assert resources["accelerator"]["resourceType"] == "nvidia.com/gpu"
+        assert resources["accelerator"]["resourceCount"].endswith(f"--gpus_{end}']}}}}")
+        assert resources["resourceCpuRequest"].endswith(f"--cpu_{end}']}}}}")
+        assert resources["resourceMemoryRequest"].endswith(f"--memory_{end}']}}}}")
+        assert not {"resourceCpuLimit", "resourceMemoryLimit"} & set(resources), "a limit would kill what requests less"
+        selector = pod["nodeSelector"]["nodeSelectorJson"]["componentInputParameter"]
+        tolerated = pod["tolerations"][0]["tolerationJson"]["componentInputParameter"]
+        assert selector.removeprefix("pipelinechannel--") == f"node_selector_{end}"
+        assert tolerated.removeprefix("pipelinechannel--") == f"tolerations_{end}"
         assert pod["emptyDirMounts"] == [{"medium": "Memory", "mountPath": "/dev/shm", "volumeName": "shm"}]
         assert "python-trainer" in container["image"]
 
 
-def test_every_step_may_read_the_credentials_and_runs_without_them():
-    spec, platform = compiled(STAGES)
+def test_every_step_may_read_the_credentials_and_runs_without_them(graph):
+    _, spec, platform = graph
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, (_, executor) in tasks_of(spec).items():
-        for kind in ("secretAsEnv", "configMapAsEnv"):
+        for kind, keys in (("secretAsEnv", SECRET_KEYS), ("configMapAsEnv", CONFIG_KEYS)):
             (source,) = settings[executor][kind]
             assert source["optional"] is True, name
+            assert [each["envVar"] for each in source["keyToEnv"]] == list(keys)
 
 
-def test_nothing_relies_on_what_kubeflow_ignores_or_on_a_package_registry():
-    spec, _ = compiled(STAGES)
+def test_what_a_person_reads_of_each_step_is_an_artifact_of_it(graph):
+    stages, spec, _ = graph
+    shown = {}
+    for name, (content, _) in tasks_of(spec).items():
+        outputs = spec["components"][content["componentRef"]["name"]].get("outputDefinitions", {}).get("artifacts", {})
+        shown[name] = sorted(each["artifactType"]["schemaTitle"].removeprefix("system.") for each in outputs.values())
+    assert shown == {
+        "Prepare data": [],
+        "Shakedown": ["Markdown"],
+        **{f"{stage}: train": [] for stage in stages},
+        **{f"{stage}: verdict": ["HTML", "Markdown", "Metrics"] for stage in stages},
+        "Evaluate": ["HTML"],
+        "Register": [],
+        "Report": ["HTML"],
+    }
+
+
+def test_every_input_of_a_study_has_a_description_and_every_reference_an_input(graph, dangling):
+    _, spec, platform = graph
+    for name, content in spec["root"]["inputDefinitions"]["parameters"].items():
+        assert content.get("description"), name
+        assert "defaultValue" in content, name
+    assert dangling(spec, platform) == []
+
+
+def test_nothing_relies_on_what_kubeflow_ignores_or_on_a_package_registry(graph):
+    _, spec, _ = graph
     for name, (content, executor) in tasks_of(spec).items():
         assert content["cachingOptions"] == {}, name
         assert "retryPolicy" not in content, name

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from podium.components.shakedown.checks import Check, Shaken, run_checks
-from podium.components.shakedown.step import gate_spec, shakedown
+from podium.components.shakedown.step import gate_page, gate_spec, shakedown
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.trainer.config import TrainConfig
@@ -223,3 +223,15 @@ def test_a_run_that_never_trained_is_not_asked_for_more(left: Callable[..., dict
     found = left(lambda whole, _: whole.delete("result.json"))
     assert list(found) == ["trained"]
     assert not found["trained"].passed
+
+
+def test_the_gates_page_says_first_why_it_failed_and_then_every_check(run: Run) -> None:
+    checks = [
+        Check(name="trained", passed=True, detail="40 steps"),
+        Check(name="finite losses", passed=False, detail="3 of 8 train_loss finite | last: nan\nsee the log"),
+    ]
+    gate = {"passed": False, "reason": "finite losses: 3 of 8", "checks": [each.model_dump() for each in checks]}
+    run.storage.write_json("shakedown.json", gate)
+    lines = gate_page(run.id, run.store_uri).splitlines()
+    assert lines[:3] == ["## Shakedown: failed", "", "finite losses: 3 of 8"]
+    assert lines[-1] == "| ✗ | finite losses | 3 of 8 train_loss finite \\| last: nan<br>see the log |"
