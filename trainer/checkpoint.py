@@ -22,7 +22,7 @@ from torch import nn
 
 from podium.trainer.config import FORMAT_VERSION, TrainConfig, load_config
 from podium.trainer.errors import CheckpointError, Problem
-from podium.trainer.models.build import build_model
+from podium.trainer.extension import build_run_model
 
 FULL_KEYS = (
     "format_version",
@@ -160,7 +160,7 @@ def load_model(path: Path) -> tuple[nn.Module, TrainConfig]:
     if about["format_version"] != FORMAT_VERSION:
         raise CheckpointError(f"{sidecar.name}: format_version must be {FORMAT_VERSION}, got {about['format_version']}")
     config = load_config(about["config"], source=sidecar.name)
-    model = build_model(config.model)
+    model = build_run_model(config)
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

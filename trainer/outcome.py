@@ -89,7 +89,8 @@ def base_result(spec: RunSpec, run_name: str, ending: Ending, attempt: int) -> T
         kill_tokens=ending.kill_tokens,
         kill_detail=ending.reason if ending.kill_tokens is not None else None,
         attempts=attempt,
-        parameters=count_parameters(config.model),
+        # of a user's own model only who has built it can tell
+        parameters=count_parameters(config.model) if config.extension is None else None,
         d_model=d_model,
         n_layers=n_layers,
         n_heads=n_heads,

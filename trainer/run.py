@@ -9,16 +9,19 @@ from pathlib import Path
 import torch
 
 from podium.trainer import snapshot
-from podium.trainer.allocation import count_parameters, resolve_config
+from podium.trainer.allocation import resolve_config
 from podium.trainer.clock import Clock
 from podium.trainer.config import RunSpec
-from podium.trainer.data.manifest import dataset_folder
+from podium.trainer.data.manifest import dataset_folder, load_manifest
 from podium.trainer.distributed import Ranks, joined, launched_ranks
+from podium.trainer.extension import measured_counts
 from podium.trainer.interruption import StopRequests
 from podium.trainer.lease import Lease
 from podium.trainer.loop import Loop
+from podium.trainer.memory_fallback import MemoryFallback
+from podium.trainer.note import NOTE, experiment_note
 from podium.trainer.outcome import RESULT, Ending, base_result, full_result
-from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory, set_up
+from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory, release_memory, set_up
 from podium.trainer.recorder import Recorder
 from podium.trainer.reference import ReferenceCurve
 from podium.trainer.reporting import LogReporter, Reporter
@@ -26,7 +29,7 @@ from podium.trainer.result import TrialResult
 from podium.trainer.resume import AUTO, find_start
 from podium.trainer.setup import Parts, build_parts, compiles, warm_up
 from podium.trainer.state import RunState
-from podium.trainer.storage import Storage
+from podium.trainer.storage import Storage, open_storage
 
 
 def train(
@@ -49,19 +52,29 @@ def train(
     ranks = launched_ranks()
     device = choose_device(spec.config.runtime.device, ranks.local_rank)
     set_up(spec.config.runtime, device)
-    attempt_at = _Attempt(
-        spec=spec,
-        folder=folder,
-        prefix=checkpoint_prefix,
-        run_name=run_name or folder.uri.rpartition("/")[2],
-        number=attempt,
-        ranks=ranks,
-        device=device,
-        reporter=reporter or LogReporter(),
-    )
-    with ExitStack() as stack:
-        stack.callback(attempt_at.reporter.close)
-        return attempt_at.train(stack, resume)
+    reporter = reporter or LogReporter()
+    fallback = MemoryFallback(folder, spec.config)
+    with ExitStack() as outer:
+        outer.callback(reporter.close)
+        while True:
+            attempt_at = _Attempt(
+                spec=spec,
+                fallback=fallback,
+                folder=folder,
+                prefix=checkpoint_prefix,
+                run_name=run_name or folder.uri.rpartition("/")[2],
+                number=attempt,
+                ranks=ranks,
+                device=device,
+                reporter=reporter,
+            )
+            with ExitStack() as stack:
+                result = attempt_at.train(stack, resume)
+            if result is not None:
+                return result
+            resume = None if fallback.starts_over else AUTO if attempt_at.state.step else resume
+            del attempt_at
+            release_memory()
 
 
 class _Attempt:
@@ -69,6 +82,7 @@ class _Attempt:
         self,
         *,
         spec: RunSpec,
+        fallback: MemoryFallback,
         folder: Storage,
         prefix: str,
         run_name: str,
@@ -77,7 +91,8 @@ class _Attempt:
         device: torch.device,
         reporter: Reporter,
     ) -> None:
-        self.spec, self.config = spec, spec.config
+        self.config, self.fallback = fallback.config, fallback
+        self.spec = spec.model_copy(update={"config": self.config})
         self.folder, self.prefix = folder, prefix
         self.run_name, self.number = run_name, number
         self.ranks, self.device = ranks, device
@@ -85,8 +100,11 @@ class _Attempt:
         self.clock = Clock(synchronize=torch.cuda.synchronize if device.type == "cuda" else lambda: None)
         self.state = RunState()
 
-    def train(self, stack: ExitStack, resume: str | None) -> TrialResult:
-        """Everything that must be released at the end goes on `stack`, the lease first, so that it is left last."""
+    def train(self, stack: ExitStack, resume: str | None) -> TrialResult | None:
+        """Everything that must be released at the end goes on `stack`, the lease first, so that it is left last.
+
+        None where memory ran out and something else gives way: to be tried again.
+        """
         lease = None
         if self.ranks.is_first:
             lease = stack.enter_context(Lease(self.folder, what=f"run {self.run_name}"))
@@ -100,7 +118,7 @@ class _Attempt:
             # Another rank's memory is not this one's to report: torchrun ends all, and the run is tried again.
             if not is_out_of_memory(error) or not self.ranks.is_first:
                 raise
-            return self._out_of_memory()
+            return self._out_of_memory() if not self.fallback.can_take else self._take_fallback()
         return self._finish(parts, loop, recorder, ending)
 
     def _build(
@@ -142,7 +160,7 @@ class _Attempt:
         if recorder is not None:
             recorder.save_final(loop.state, parts.model.state_dict())
         result = full_result(
-            base_result(self.spec, self.run_name, ending, self.number),
+            self._base(parts, ending),
             ending,
             loop.state,
             self.clock,
@@ -159,6 +177,21 @@ class _Attempt:
         self.ranks.barrier()
         return result
 
+    def _base(self, parts: Parts, ending: Ending) -> TrialResult:
+        base = base_result(self.spec, self.run_name, ending, self.number)
+        if self.config.extension is None:
+            return base
+        return base.model_copy(update={"parameters": measured_counts(parts.model)})
+
+    def _take_fallback(self) -> None:
+        """Note and say what gives way. Under torchrun all ranks end then, and the run is tried again."""
+        checkpoints = self.folder.child(self.prefix) if self.prefix else self.folder
+        tried = f"{self._micro_batch} × {self.config.data.sequence_length} tokens"
+        said = self.fallback.take(checkpoints)
+        self.reporter.say(f"warning: out of memory with {tried} in one forward pass: now {said}")
+        if self.ranks.world_size > 1:
+            raise MemoryError(f"out of memory: the next attempt takes {said}")
+
     def _out_of_memory(self) -> TrialResult:
         ending = Ending.out_of_memory(
             f"{self._micro_batch} × {self.config.data.sequence_length} tokens in one forward pass "
@@ -173,6 +206,9 @@ class _Attempt:
         return result
 
     def _write(self, result: TrialResult) -> None:
+        result = result.model_copy(update={"memory_fallbacks": self.fallback.taken})
+        corpus = load_manifest(open_storage(self.spec.dataset)).corpus
+        self.folder.write_text(NOTE, experiment_note(self.spec, result, corpus))
         self.folder.write_json(RESULT, result.model_dump(mode="json"))
         self.reporter.say(f"{result.status.value}: {result.reason}")
 
@@ -183,7 +219,7 @@ class _Attempt:
 
     def _description(self, parts: Parts) -> str:
         return (
-            f"{count_parameters(self.config.model).total:,} parameters on {self.device}, "
+            f"{sum(parameter.numel() for parameter in parts.model.parameters()):,} parameters on {self.device}, "
             f"{str(parts.precision.dtype).removeprefix('torch.')}, {torch.get_num_threads()} thread(s), "
             f"{self.ranks.world_size} rank(s); {self.config.steps} steps of {self.config.tokens_per_step} tokens"
         )

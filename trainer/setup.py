@@ -16,7 +16,8 @@ from podium.trainer.data.loader import SequenceLoader, evaluation_domains, rank_
 from podium.trainer.data.manifest import TOKEN_BYTES, load_manifest
 from podium.trainer.data_fit import check_data
 from podium.trainer.distributed import Ranks
-from podium.trainer.models.build import build_model, start_weights
+from podium.trainer.extension import build_run_model
+from podium.trainer.models.build import start_weights
 from podium.trainer.models.gpt2 import GPT2
 from podium.trainer.optim.build import Optimizer, build_optimizer
 from podium.trainer.precision import Precision
@@ -73,7 +74,7 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     )
     seed_everything(config.seed)
     # on the CPU first: the same seed gives the same weights on every device
-    model = build_model(config.model)
+    model = build_run_model(config)
     if fresh:
         start_weights(model, config.model)
     model.to(precision.device)

@@ -5,6 +5,7 @@
                       source.json  git_diff.patch        the checkout that it was made from, and what was changed there
                       lease.json  ledger/<n>-<id>.json   trials/<stage>/<variant>/seed-<n>/
                       jobs.json  waiting.json            where its Jobs run, what its trials wait for
+                      modules/<sha256>.py                a user's own code that the study ships, for reading
                       verdicts/<stage>.json  evaluation/<variant>/  report/  logs/
                       kubeflow.json  failure.json        Kubeflow's newest run of it, why its last step failed
 <store>/kubeflow/<Kubeflow's run>.json                   which run of ours that is
@@ -27,6 +28,7 @@ KUBEFLOW = "kubeflow"
 KUBEFLOW_RUN = "kubeflow.json"
 FAILURE = "failure.json"
 SOURCE = "source.json"
+MODULES = "modules"
 SOURCE_DIFF = "git_diff.patch"
 
 

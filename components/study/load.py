@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import podium
+from podium.components.study.modules import ship_modules
 from podium.components.study.profiles import apply_profile
 from podium.components.study.schema import Study
 from podium.components.study.selection import Overrides, Selection
@@ -39,6 +40,7 @@ def load_study(
     if not isinstance(data, dict):
         raise ConfigError(f"a study is a mapping of fields, got {type(data).__name__}", source=name)
     data, problems = apply_profile(data, profile)
+    ship_modules(data, name)
     data, more = _apply_overrides(data, overrides or Overrides())
     problems += more
     if site is not None:
@@ -99,7 +101,7 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
         try:
             corpus = parse_corpus(overrides.data).model_dump(mode="json", exclude_unset=True)
             limit = ((data.get("data") or {}).get("corpus") or {}).get("max_bytes")
-            if limit is not None and "max_bytes" not in corpus:
+            if limit is not None and "max_bytes" not in corpus and corpus["source"] != "fineweb":
                 corpus["max_bytes"] = limit  # the study's own limit on size holds for whatever text it is given
             data["data"] = (data.get("data") or {}) | {"corpus": corpus}
         except (ConfigError, DataError) as error:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import podium
 from podium.components.study import layout
 from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash
+from podium.components.study.modules import shipped
 from podium.components.study.schema import Study
 from podium.components.study.source_state import SourceState, source_state
 from podium.components.study.sources import trainer_digest
@@ -81,6 +82,8 @@ def register_run(store_uri: str, study: Study, submitted: str, *, new: bool) -> 
     run = store.child(layout.run_key(identity))
     if not run.exists(layout.SOURCE):
         _note_source(run)
+    for sha256, text in shipped(resolved).items():
+        run.create(f"{layout.MODULES}/{sha256}.py", text.encode())
     run.create(layout.STUDY, dump_yaml(record).encode())
     return read_registered(store, identity)
 

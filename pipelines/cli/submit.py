@@ -227,10 +227,14 @@ def upload(
 def _loaded(source: str, profile: str, changes: Overrides) -> tuple[Study, str]:
     """The study, and the text that the pipeline carries: as written where only a profile and a budget go over it."""
     from podium.components.study.load import dump_study, load_study, read_study_text
+    from podium.components.study.modules import shipped
 
     loaded = load_study(source, profile=profile, overrides=changes)
-    if changes.seeds is None and changes.gpus is None and changes.data is None:
-        return loaded, read_study_text(source)[0]
+    text = read_study_text(source)[0]
+    # the files that a study names beside itself are in its resolved text alone
+    ships = ".py" in text and shipped(loaded.model_dump(mode="json"))
+    if changes.seeds is None and changes.gpus is None and changes.data is None and not ships:
+        return loaded, text
     return loaded, dump_study(loaded)
 
 

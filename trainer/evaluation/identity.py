@@ -6,6 +6,7 @@ from podium.trainer.allocation import count_parameters
 from podium.trainer.data.manifest import TRAIN
 from podium.trainer.evaluation.metrics import Metrics, forward_flops_per_token
 from podium.trainer.evaluation.subject import Subject
+from podium.trainer.extension import measured_counts
 from podium.trainer.storage import sha256_of
 from podium.trainer.versions import versions
 
@@ -13,7 +14,8 @@ from podium.trainer.versions import versions
 def put_identity(metrics: Metrics, subject: Subject) -> None:
     """Checkpoint, sizes by part, training, data, device and versions."""
     config, about, manifest = subject.config, subject.about, subject.manifest
-    model, counts = config.model, count_parameters(config.model)
+    model = config.model
+    counts = count_parameters(model) if config.extension is None else measured_counts(subject.model)
     d_model, n_layers, n_heads, d_ff = model.dimensions
     length = config.data.sequence_length
     metrics.put("format_version", 1)
