@@ -10,8 +10,6 @@ import yaml
 
 from podium.pipelines.doctor.finding import Finding, run_checks
 
-pytest.importorskip("podium.components.launch.job_rbac")
-
 
 class Handler(BaseHTTPRequestHandler):
     """MLflow and a Kubernetes API in one, as far as the doctor asks."""
