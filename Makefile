@@ -5,6 +5,7 @@ STORE   ?= runs
 PROFILE ?= full
 DATA    ?=
 ENGINE  ?= docker
+CORES   ?= $(shell nproc 2> /dev/null || echo 2)
 
 VENV    := .venv
 READY   := $(VENV)/.ready
@@ -32,11 +33,10 @@ demo: setup ## The smoke study from data to registered champion, in runs/demo (a
 	$(PODIUM) run param-allocation --profile smoke --store runs/demo
 
 test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 cores)
-	$(PYTEST) -n 2 --dist worksteal -m "not slow and not cluster"
+	$(PYTEST) -n $(CORES) --dist worksteal -m "not slow and not cluster"
 
-smoke: setup ## Whole smoke studies, then runs killed at random instants (about 25 minutes on 2 cores)
-	$(PYTEST) -m slow -rP tests/smoke/test_whole_study.py
-	$(PYTEST) -m slow -n 2 --dist worksteal --ignore tests/smoke/test_whole_study.py
+smoke: setup ## Every study's smoke profile, and runs killed at random instants (about 30 minutes on 2 cores)
+	$(PYTEST) -m "slow and not cluster" -n $(CORES) --dist worksteal
 
 test-cluster: setup ## Every test on a Kubernetes cluster, which is started if none runs (root, Debian 12)
 	$(VENV)/bin/python tests/cluster/setup/session.py $(TESTS)
