@@ -19,8 +19,9 @@ from podium.trainer.mlflow_server import artifact_root, client, ensure_parent
 from podium.trainer.storage import open_storage
 
 CODE = Path(__file__).with_name("served_model.py")
-NEEDED = ("podium", "torch", "tokenizers", "safetensors", "numpy", "pandas")
-"""What the model imports when it is loaded. Stated: to find that out MLflow would load the model in a process apart."""
+NEEDED = ("podium", "tokenizers", "safetensors", "numpy", "pandas")
+"""What the model imports when it is loaded, beside the PyTorch that trained it. Stated: to find that out MLflow would
+load the model in a process apart."""
 
 
 def log_version(run: Run, winner: Finalist, tracking_uri: str, tags: Mapping[str, str]) -> str:
@@ -47,7 +48,7 @@ def log_version(run: Run, winner: Finalist, tracking_uri: str, tags: Mapping[str
             artifacts={name: str(path) for name, path in _fetch(run, winner, Path(scratch)).items()},
             signature=_signature(),
             input_example=_example(),
-            pip_requirements=[f"{name}=={importlib.metadata.version(name)}" for name in NEEDED],
+            pip_requirements=_requirements(winner),
         )
         tracking.log_model_artifacts(stored.model_id, str(folder))
         tracking.finalize_logged_model(stored.model_id, "READY")
@@ -92,6 +93,15 @@ def _fetch(run: Run, winner: Finalist, scratch: Path) -> dict[str, Path]:
         found[name] = scratch / ("verdict.json" if name == "verdict" else Path(key).name)
         storage.download(key, found[name])
     return found
+
+
+def _requirements(winner: Finalist) -> list[str]:
+    """The model's packages with their versions: PyTorch as it trained the model, since this step's image has none."""
+    versions = winner.result.versions
+    # without the build (`+cu128`), which is no version of the package index
+    torch = versions.torch.partition("+")[0] if versions and versions.torch else ""
+    installed = [f"{name}=={importlib.metadata.version(name)}" for name in NEEDED]
+    return [*installed, f"torch=={torch}" if torch else "torch"]
 
 
 def _signature() -> object:

@@ -162,10 +162,26 @@ class Release:
                 shown += [f"--- {pod}", log]
         return "\n".join(shown)
 
-    def in_pod(self, name: str, *command: str, **changes: Any) -> str:
-        """Run a command in a pod of the runner, with what a step gets; its log. AssertionError where it fails."""
-        run_pod(self.cluster, self.runner, step_pod(self, name, list(command), **changes))
-        return str(self.cluster.kubectl("-n", self.runner, "logs", name))
+    def start_pod(self, name: str, *command: str) -> None:
+        """Start a command in a pod of the runner with the image, account and environment of a step."""
+        image = f"podium/python-steps:{self.values['images']['steps']['tag']}"
+        self.cluster.apply(step_pod(name, image, list(command)), namespace=self.runner)
+
+    def wait_for_pod(self, name: str, seconds: float = DEADLINE_SECONDS) -> str:
+        """The log of a pod that has ended well. AssertionError with the log of one that has not."""
+        deadline = time.monotonic() + seconds
+        while True:
+            ask = ["get", "pod", name, "-o", "jsonpath={.status.phase}"]
+            phase = str(self.cluster.kubectl("-n", self.runner, *ask))
+            if phase in ("Succeeded", "Failed") or time.monotonic() > deadline:
+                break
+            time.sleep(0.5)
+        assert phase == "Succeeded", f"pod {name} is {phase}:\n{self.log(name)}\n{self.describe()}"
+        return self.log(name)
+
+    def log(self, pod: str) -> str:
+        """What a pod of the runner has said so far."""
+        return str(self.cluster.kubectl("-n", self.runner, "logs", pod, check=False))
 
     @cached_property
     def mlflow_uri(self) -> str:
@@ -198,86 +214,57 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def step_pod(release: Release, name: str, command: list[str], *, image: str = "", cpu: str = "100m") -> dict[str, Any]:
+def step_pod(name: str, image: str, command: list[str]) -> dict[str, Any]:
     """A pod like a step's: the runner's account, podium-config and podium-credentials as environment."""
-    image = image or f"podium/python-steps:{release.values['images']['steps']['tag']}"
-    return {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": name},
-        "spec": {
-            "restartPolicy": "Never",
-            "serviceAccountName": RUNNER,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": 10001,
-                "fsGroup": 10001,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-            "containers": [
-                {
-                    "name": "step",
-                    "image": image,
-                    "imagePullPolicy": "IfNotPresent",
-                    "command": command,
-                    "envFrom": [
-                        {"configMapRef": {"name": "podium-config"}},
-                        {"secretRef": {"name": "podium-credentials"}},
-                    ],
-                    "env": [{"name": "HOME", "value": "/tmp"}, {"name": "OMP_NUM_THREADS", "value": "1"}],
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "readOnlyRootFilesystem": True,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
-                    "resources": {"requests": {"cpu": cpu, "memory": "256Mi"}},
-                    "volumeMounts": [
-                        {"name": "scratch", "mountPath": "/tmp"},
-                        {"name": "shared-memory", "mountPath": "/dev/shm"},
-                    ],
-                }
-            ],
-            "volumes": [
-                {"name": "scratch", "emptyDir": {}},
-                {"name": "shared-memory", "emptyDir": {"medium": "Memory"}},
-            ],
+    container = {
+        "name": "step",
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": command,
+        "envFrom": [{"configMapRef": {"name": "podium-config"}}, {"secretRef": {"name": "podium-credentials"}}],
+        "env": [{"name": "HOME", "value": "/tmp"}],
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
         },
+        "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}},
+        "volumeMounts": [{"name": "scratch", "mountPath": "/tmp"}],
     }
+    user = {"runAsNonRoot": True, "runAsUser": 10001, "fsGroup": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    spec = {
+        "restartPolicy": "Never",
+        "serviceAccountName": RUNNER,
+        "securityContext": user,
+        "containers": [container],
+        "volumes": [{"name": "scratch", "emptyDir": {}}],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
 
 
-def run_pod(cluster: Any, namespace: str, pod: dict[str, Any], *, seconds: float = DEADLINE_SECONDS) -> None:
-    """Run a pod to its end. AssertionError with its log where it fails or does not end."""
-    name = pod["metadata"]["name"]
-    cluster.apply(pod, namespace=namespace)
-    phase = wait_for_phase(cluster, namespace, name, {"Succeeded", "Failed"}, seconds)
-    log = cluster.kubectl("-n", namespace, "logs", name, check=False)
-    assert phase == "Succeeded", f"pod {name} is {phase}:\n{log}"
+@pytest.fixture(scope="session")
+def make_bare_namespace(cluster: Any, make_namespace: Callable[..., str]) -> Callable[[], str]:
+    """Makes a namespace with the credentials' Secret and without what the chart brings."""
 
+    def make() -> str:
+        name = make_namespace()
+        cluster.kubectl("-n", name, "delete", "configmap/podium-config", "serviceaccount/podium-trial")
+        return name
 
-def wait_for_phase(cluster: Any, namespace: str, name: str, phases: set[str], seconds: float) -> str:
-    """The pod's phase, as soon as it is one of these."""
-    deadline = time.monotonic() + seconds
-    while True:
-        phase = str(cluster.kubectl("-n", namespace, "get", "pod", name, "-o", "jsonpath={.status.phase}"))
-        if phase in phases or time.monotonic() > deadline:
-            return phase
-        time.sleep(0.5)
+    return make
 
 
 @pytest.fixture(scope="session")
 def make_release(
-    cluster: Any, postgres: Postgres, make_namespace: Callable[..., str], make_bucket: Callable[[], str]
+    cluster: Any, postgres: Postgres, make_bare_namespace: Callable[[], str], make_bucket: Callable[[], str]
 ) -> Iterator[Callable[..., Release]]:
     """Prepares what an administrator has before the chart: namespaces, secrets, runner, Kubeflow. Installs nothing."""
     made: list[Release] = []
 
     def make(name: str, changes: dict[str, Any] | None = None) -> Release:
-        namespace, runner = make_namespace(), make_namespace()
+        namespace, runner = make_bare_namespace(), make_bare_namespace()
         database = namespace.replace("-", "_")
         address = postgres.create(database)
-        for each in (namespace, runner):
-            # the chart brings these, so they must not be there
-            cluster.kubectl("-n", each, "delete", "configmap/podium-config", "serviceaccount/podium-trial")
         cluster.apply({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": RUNNER}}, namespace=runner)
         data = {"uri": address, "username": "podium", "password": PASSWORD}
         cluster.apply(

@@ -1,5 +1,6 @@
 """The registry is MLflow's own on SQLite, and the models are trained ones: a few steps of a few thousand weights."""
 
+import importlib.metadata
 import json
 import math
 import os
@@ -138,6 +139,26 @@ def test_the_stored_model_is_code_and_weights_without_a_pickle_and_says_what_it_
     assert about.saved_input_example_info is not None
     stored = json.loads(next(root.rglob("verdict.json")).read_text())
     assert stored["winner"] == "fast"
+
+
+def test_a_step_without_pytorch_registers_a_model_that_asks_for_what_trained_it(run, pyfunc, monkeypatch):
+    """The step's image has none; here its metadata is hidden, and the trial says that it ran on another build."""
+
+    def version(name, _found=importlib.metadata.version):
+        if name == "torch":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return _found(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    for trial in run.trials("prove"):
+        key = f"{trial.key.folder}/result.json"
+        result = json.loads(run.storage.read_text(key))
+        result["versions"]["torch"] = "2.12.1+cu128"
+        run.storage.write_json(key, result)
+    uri = register(run.id, run.store_uri)
+    needed = Path(pyfunc.get_model_dependencies(uri)).read_text().splitlines()
+    assert "torch==2.12.1" in needed
+    assert f"podium=={importlib.metadata.version('podium')}" in needed
 
 
 def test_the_trainers_own_evaluate_finds_the_registered_model(run, tmp_path, monkeypatch):
