@@ -172,6 +172,7 @@ class _Conductor:
             assert more, f"stage {self._stage} has every trial that its policy asks for: {answer.reason}"
             self._records.more_trials(answer)
             self._settle(more)
+        self._notes.tell({})
         finished = sum(self._run.storage.exists(f"{trial.key.folder}/result.json") for trial in self._trials.values())
         return Conducted(len(self._trials), finished, self._stopped, self._cancelled)
 
@@ -181,6 +182,7 @@ class _Conductor:
         while self._live:
             for ended in self._launcher.poll(1.0):
                 self._ended(ended)
+        self._notes.tell({})
 
     # ---- the loop ----
 

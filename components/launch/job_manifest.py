@@ -144,7 +144,7 @@ class JobMaker:
         entry = ["python", "-m", ENTRY, "--log", join_uri(self.run.run_uri, task.log), "--ranks", str(max(gpus, 1))]
         if nodes > 1:
             entry += ["--nodes", str(nodes), "--first", f"{name}-0.{name}", "--port", str(PORT)]
-            entry += ["--patience", str(settings.start_seconds)]
+            entry += ["--patience", f"{settings.start_seconds:g}"]
         if self.sources is not None:
             entry += ["--sources", self.sources]
         # the conductor's own interpreter means nothing in another image
@@ -176,7 +176,7 @@ class JobMaker:
         own = {
             ATTEMPT_VARIABLE: str(task.attempt),
             "PODIUM_IMAGE": self.settings.image,
-            "PODIUM_PATIENCE_SECONDS": str(self.settings.patience_seconds),
+            "PODIUM_PATIENCE_SECONDS": f"{self.settings.patience_seconds:g}",
         }
         return {**own, **{key: value for key, value in task.env.items() if value}, **self.settings.env}
 
