@@ -15,6 +15,7 @@ from podium.components.reporting.results_csv import result_rows, results_csv
 from podium.components.reporting.summary import summary
 from podium.components.reporting.table import Table
 from podium.components.reporting.tables import axis_tables as tables_of_axes
+from podium.components.reporting.to_target.report import LAYOUT, TargetReport, with_target_sections
 from podium.components.study.run import Run
 
 FOLDER = "report"
@@ -36,11 +37,18 @@ def render(data: ReportData) -> Report:
     """All files of the report, the same bytes for the same data."""
     rows = result_rows(data)
     figures = report_figures(data, rows)
+    to_target = TargetReport(data) if data.study.layout == LAYOUT else None
+    if to_target is not None:
+        # an axis by itself says little where combinations were tried
+        figures = [*to_target.figures, *(each for each in figures if not each.name.startswith("axis-"))]
     head, parts = headline(data), sections(data, rows, figures)
     files = {f"figures/{figure.name}.svg": figure.svg for figure in figures}
     files["results.csv"] = results_csv(data, rows)
     if data.study.layout == "param-allocation":
         files |= phase1_files(data)
+    if to_target is not None:
+        parts = with_target_sections(parts, to_target.sections())
+        files |= to_target.files()
     files["summary.md"] = summary(data, head, parts)
     files["index.html"] = page(data, head, parts)
     return Report(files)

@@ -36,7 +36,8 @@ def collect(run: Run) -> ReportData:
         study_hash=run.registered.study_hash,
         trainer_digest=run.registered.trainer,
         stages=stages,
-        experiments=tuple(experiments(run.study)),
+        # groups have combinations of values, not a table of each axis
+        experiments=tuple(experiments(run.study)) if run.study.design != "groups" else (),
         ledger=entries,
         evaluations=tuple(_evaluations(run, stages)),
         registration=run.read_json(layout.REGISTRATION),
@@ -52,7 +53,14 @@ def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
     trials, reused = run.trials(name), run.reused
     results = list(pool.map(lambda trial: run.result(trial.key), trials))
     found = [
-        TrialData(trial.key, trial.variant, result, config=trial.config, reused_from=reused.get(trial.key.name))
+        TrialData(
+            trial.key,
+            trial.variant,
+            result,
+            config=trial.config,
+            reused_from=reused.get(trial.key.name),
+            group=trial.group,
+        )
         for trial, result in zip(trials, results, strict=True)
     ]
     verdict = run.verdict(name)

@@ -16,8 +16,8 @@ from podium.components.study.run import Run
 from podium.components.verdicts.markdown import to_markdown
 from podium.trainer.errors import UserError
 
-LAYOUTS = ("generic", "param-allocation", "speedrun")
-_OF_ONE_STUDY = ("param-allocation",)
+LAYOUTS = ("generic", "param-allocation", "speedrun", "time-to-target")
+_OF_ONE_STUDY = ("param-allocation", "time-to-target")
 """Layouts whose files make no sense for another study."""
 
 
@@ -26,6 +26,7 @@ def export(run: Run, layout: str, to: Path) -> list[Path]:
 
     generic: results.csv, summary.md, figures, verdicts (JSON and Markdown) and every finalist's evaluation.
     param-allocation: the files of phase 1, analysis.csv (all trials), plots, the finalists' evaluations and summary.md.
+    time-to-target: those of generic, with trials.jsonl, a summary of each stage, answers.md and production.yaml.
     speedrun: a folder for each variant at each stage, named as `layouts.speedrun` says; of any study.
     Raises UserError for another layout, and for one that is not the study's.
     """
@@ -37,7 +38,7 @@ def export(run: Run, layout: str, to: Path) -> list[Path]:
     if layout == "speedrun":
         contents = {name: text.encode() for name, text in speedrun_files(run, data).items()}
     else:
-        files = _generic(data) if layout == "generic" else _param_allocation(data)
+        files = _param_allocation(data) if layout == "param-allocation" else _generic(data)
         contents = {name: text.encode() for name, text in files.items()} | _evaluations(run)
     written = []
     for name, content in sorted(contents.items()):

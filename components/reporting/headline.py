@@ -90,6 +90,8 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
         return Headline(
             "open", "concluded", f"{stage.name.capitalize()} ended without a winner.", _full(verdict.reason), facts
         )
+    if verdict.policy == "fastest_to_target":
+        return _race(data, verdict, winner, arm)
     if winner == data.baseline:
         return Headline("candidate", "nothing won", "The baseline stands: no variant beat it.", detail, facts)
     if verdict.proven:
@@ -101,6 +103,17 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
         return Headline("candidate", "exploratory", sentence, detail, facts)
     sentence = f"{winner} has the best mean and is a candidate: a lead over {verdict.opponent} is not proven."
     return Headline("candidate", "candidate", sentence, detail, facts)
+
+
+def _race(data: ReportData, verdict: Verdict, winner: str, arm: ArmSummary | None) -> Headline:
+    target = verdict.test.get("target_loss")
+    to = "the target" if target is None else f"a validation loss under {target:g}"
+    words = "exploratory" if verdict.claim == "exploratory" else "candidate"
+    detail = "" if arm is None or arm.mean is None else f"{arm.mean:.4g} s of training, {arm.n} of its seeds counted. "
+    detail += _full(verdict.reason)
+    if data.registration and data.registration.get("variant") == winner:
+        detail += f" Registered as {data.registration.get('uri')}."
+    return Headline("candidate", words, f"{winner} is the fastest to {to}.", detail, _money(data))
 
 
 def _numbers(

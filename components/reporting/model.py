@@ -32,6 +32,8 @@ class TrialData:
     """The last lines of its log, where the study's layout wants them."""
     reused_from: str | None = None
     """The run whose result was taken."""
+    group: str | None = None
+    """The group of the study whose row it is."""
 
     @property
     def status(self) -> str:

@@ -124,7 +124,7 @@ def test_axis_tables_have_a_row_a_value(run: Run) -> None:
 
 
 def test_export_refuses_an_unknown_layout_and_says_which_there_are(run: Run, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"one of generic, param-allocation, speedrun, got 'paper'"):
+    with pytest.raises(UserError, match=r"one of generic, param-allocation, speedrun, time-to-target, got 'paper'"):
         export(run, "paper", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
