@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,7 +12,9 @@ from pydantic import ValidationError
 
 from podium.trainer.allocation import resolve_config
 from podium.trainer.config import RunSpec, TrainConfig, load_config
+from podium.trainer.contract_flags import ContractFlags
 from podium.trainer.errors import ConfigError, NotFoundError, Problem
+from podium.trainer.extension_config import with_text
 from podium.trainer.presets import PRESETS
 from podium.trainer.stop_checks import impossible_rules
 from podium.trainer.storage import normalise_uri, open_storage, split_uri
@@ -57,7 +60,13 @@ def parse_run_spec(data: Any, *, source: str) -> RunSpec:
 
 
 def spec_from_flags(
-    config: str | None, preset: str | None, data: str | None, changes: Mapping[str, Any], settings: Sequence[str]
+    config: str | None,
+    preset: str | None,
+    data: str | None,
+    changes: Mapping[str, Any],
+    settings: Sequence[str],
+    *,
+    contract: ContractFlags | None = None,
 ) -> RunSpec:
     """A RunSpec from `--config` or `--preset`, `--data`, flags (None: not given) and `--set field=value`.
 
@@ -73,6 +82,8 @@ def spec_from_flags(
         mapping, source = read_mapping(config), config
     spec: dict[str, Any] = mapping if {"config", "dataset"} <= mapping.keys() else {"config": mapping}
     fields: dict[str, Any] = spec["config"]
+    if contract is not None:
+        changes = {**contract.adjust(fields, preset), **{k: v for k, v in changes.items() if v is not None}}
     for name, value in changes.items():
         if value is not None:
             _change(fields, name, value)
@@ -87,6 +98,8 @@ def spec_from_flags(
         spec["dataset"] = normalise_uri(data)
     if "dataset" not in spec:
         raise ConfigError("--data: required unless --config is a whole RunSpec: the folder of a prepared dataset")
+    if isinstance(fields.get("extension"), dict):
+        fields["extension"] = with_text(fields["extension"], _folder_of(config))
     resolved = resolve_config(load_config(fields, source=source))
     problems = impossible_rules(resolved)
     if problems:
@@ -110,6 +123,12 @@ def preset_mapping(name: str, data: str | None) -> dict[str, Any]:
 def same_training(mine: TrainConfig, theirs: TrainConfig) -> bool:
     """Whether two configs are one run."""
     return mine.model_dump(mode="json") == theirs.model_dump(mode="json")
+
+
+def _folder_of(config: str | None) -> Path:
+    """Where a config's files are sought: beside it, or in the working directory."""
+    local = None if config is None else open_storage(split_uri(config)[0]).local_path(split_uri(config)[1])
+    return Path.cwd() if local is None else local.parent
 
 
 def _value(text: str) -> Any:

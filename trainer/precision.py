@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
@@ -56,17 +57,33 @@ def choose_precision(requested: str, device: torch.device) -> Precision:
 
 
 def set_up(runtime: RuntimeConfig, device: torch.device) -> None:
-    """Threads, and on a GPU deterministic kernels: without them a resumed run differs in its last bits."""
+    """Threads, and on a GPU which kernels: without deterministic ones a resumed run differs in its last bits."""
     if runtime.threads is not None:
         torch.set_num_threads(runtime.threads)
         with suppress(RuntimeError):  # the pool between operations can be sized only before its first use
             torch.set_num_interop_threads(runtime.threads)
     if device.type == "cuda":
         torch.cuda.set_device(device)
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it serves debugging, and costs a pass
+        if runtime.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it serves debugging, and costs a pass
         torch.set_float32_matmul_precision("high")
+        if runtime.attention != "auto":
+            for name, enable in (
+                ("cudnn", torch.backends.cuda.enable_cudnn_sdp),
+                ("flash", torch.backends.cuda.enable_flash_sdp),
+                ("efficient", torch.backends.cuda.enable_mem_efficient_sdp),
+                ("math", torch.backends.cuda.enable_math_sdp),
+            ):
+                enable(name == runtime.attention)
+
+
+def release_memory() -> None:
+    """Give back what objects of a run that is over still hold."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from podium.trainer.moe_presets import MOE_PRESETS
+
 PRESETS: dict[str, dict[str, Any]] = {
     "tiny": {
         # a first run: a minute on two CPU cores
@@ -55,5 +57,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "checkpoint": {"every_steps": 500},
         "runtime": {"untimed_steps": 10},
     },
+    **MOE_PRESETS,
 }
 """Fields of a TrainConfig by preset name."""

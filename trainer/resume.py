@@ -23,7 +23,17 @@ from podium.trainer.storage import Storage, open_storage, split_uri
 
 AUTO = "auto"
 
-_MAY_CHANGE = ("max_steps", "max_tokens", "evaluation.", "checkpoint.", "stop.", "runtime.", "preset")
+_MAY_CHANGE = (
+    "max_steps",
+    "max_tokens",
+    "evaluation.",
+    "checkpoint.",
+    "stop.",
+    "runtime.",
+    "preset",
+    "batch.micro_batch",
+    "batch.fit_memory",
+)
 """What may differ when a run goes on in its folder: how long it is, how it is watched and where it computes."""
 
 

@@ -173,7 +173,7 @@ class _Attempt:
             world_size=self.ranks.world_size,
         )
         if recorder is not None:
-            self._write(result)
+            result = self._write(result)
         self.ranks.barrier()
         return result
 
@@ -195,22 +195,30 @@ class _Attempt:
     def _out_of_memory(self) -> TrialResult:
         ending = Ending.out_of_memory(
             f"{self._micro_batch} × {self.config.data.sequence_length} tokens in one forward pass "
-            f"({self.config.batch.sequences} sequences a step) on {self.device}",
+            f"({self.config.batch.sequences} sequences a step) on {self.device}{self._smaller_pass()}",
             self.state.tokens,
         )
         result = base_result(self.spec, self.run_name, ending, self.number)
         result = result.model_copy(
             update={"steps": self.state.step, "tokens": ending.judged_tokens, "stopped_tokens": ending.judged_tokens}
         )
-        self._write(result)
-        return result
+        return self._write(result)
 
-    def _write(self, result: TrialResult) -> None:
+    def _smaller_pass(self) -> str:
+        """What would fit: the same batch in twice as many passes, or what is left to make smaller."""
+        micro = self._micro_batch
+        fitting = [size for size in range(1, micro // 2 + 1) if micro % size == 0]
+        if fitting:
+            return f": batch.micro_batch {fitting[-1]} is the same optimisation with half of that at once"
+        return ": already one sequence at a time, so only a smaller model or shorter sequences would fit"
+
+    def _write(self, result: TrialResult) -> TrialResult:
         result = result.model_copy(update={"memory_fallbacks": self.fallback.taken})
         corpus = load_manifest(open_storage(self.spec.dataset)).corpus
         self.folder.write_text(NOTE, experiment_note(self.spec, result, corpus))
         self.folder.write_json(RESULT, result.model_dump(mode="json"))
         self.reporter.say(f"{result.status.value}: {result.reason}")
+        return result
 
     @property
     def _micro_batch(self) -> int:

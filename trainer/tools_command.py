@@ -105,8 +105,8 @@ def generate_command(
     """Let a trained model write.
 
     \b
-    podium.trainer generate runs/first/final-model.safetensors --data DATA --prompt "In the"
-    podium.trainer generate runs/first/best-model.safetensors --tokenizer tokenizer.json --temperature 0
+    podium.trainer generate checkpoints/first/final-model.safetensors --data DATA --prompt "In the"
+    podium.trainer generate checkpoints/first/best-model.safetensors --tokenizer tokenizer.json --temperature 0
     """
     if temperature < 0 or tokens < 1 or (top_k is not None and top_k < 1):
         raise UserError(f"needs temperature ≥ 0, tokens ≥ 1 and top-k ≥ 1, got {temperature:g}, {tokens} and {top_k}")

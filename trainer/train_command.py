@@ -19,6 +19,7 @@ from podium.trainer.result import TrialResult
 from podium.trainer.storage import Storage, open_storage
 
 RESULT = "result.json"
+CONFIG_FILE = CONFIG
 STUDY_CHECKPOINTS = "checkpoints/"
 
 
