@@ -273,7 +273,7 @@ def make_release(
             namespace=namespace,
         )
         values = {
-            "images": {"steps": {"tag": image_tag(cluster)}, "trainer": {"tag": cluster.version}},
+            "images": {"steps": {"tag": image_tag(cluster)}, "trainer": {"tag": image_tag(cluster)}},
             "kfp": {"endpoint": f"http://ml-pipeline.{namespace}.svc:8888"},
             "runners": [{"namespace": runner, "serviceAccount": RUNNER}],
             "store": {"uri": f"s3://{make_bucket()}/experiments"},
@@ -298,8 +298,8 @@ def make_release(
 
 
 def image_tag(cluster: Any) -> str:
-    """Tag of the steps image: the package's version, unless a developer tries another build."""
-    return os.environ.get("PODIUM_TEST_STEPS_TAG") or str(cluster.version)
+    """Tag of the images: the package's version, unless a developer tries another build."""
+    return os.environ.get("PODIUM_TEST_IMAGE_TAG") or str(cluster.version)
 
 
 def kubeflow(image: str) -> list[dict[str, Any]]:

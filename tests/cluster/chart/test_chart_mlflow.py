@@ -107,6 +107,19 @@ def test_a_step_reaches_the_server_by_the_configured_name(installed):
     assert int(said.split()[1]) >= 1
 
 
+def test_a_foreign_host_name_and_a_foreign_page_are_refused(installed):
+    code = (
+        "import sys, urllib.request as u, urllib.error\n"
+        "for name, value in (('Host', 'rebinding.example'), ('Origin', 'http://rebinding.example')):\n"
+        "    url, data = sys.argv[1] + '/api/2.0/mlflow/experiments/search', b'{\"max_results\": 1}'\n"
+        "    headers = {name: value, 'Content-Type': 'application/json'}\n"
+        "    try: print(name, u.urlopen(u.Request(url, data, headers)).status)\n"
+        "    except urllib.error.HTTPError as error: print(name, error.code)"
+    )
+    installed.start_pod("foreigner", "python", "-c", code, installed.mlflow_uri)
+    assert installed.wait_for_pod("foreigner").split() == ["Host", "403", "Origin", "403"]
+
+
 def test_a_runner_may_start_jobs_in_its_namespace_and_nothing_else(installed, cluster):
     account = f"system:serviceaccount:{installed.runner}:pipeline-runner"
 

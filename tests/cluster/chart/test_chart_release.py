@@ -21,11 +21,9 @@ def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninsta
 
 
 def test_helm_test_passes(installed):
-    said = installed.helm("test", installed.name, "--logs", "--timeout", "240s")
-    print(said)
-    assert "Phase:          Succeeded" in said
+    said = installed.helm("test", installed.name, "--timeout", "240s")
+    assert said.count("Phase:          Succeeded") == 2
     assert "Phase:          Failed" not in said
-    assert "a foreign Host header: 403" in said
 
 
 def test_every_pod_of_the_release_is_under_pod_security_restricted(installed, cluster):
