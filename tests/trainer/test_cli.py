@@ -133,9 +133,9 @@ def test_a_run_by_hand_writes_its_folder_and_goes_on_only_when_told(here, markov
     arguments = ("train", "--preset", "tiny", "--data", str(markov_data), "--run-name", "a", "--max-steps", "4")
     settings = ("--set", "evaluation.every_steps=2", "--set", "checkpoint.every_steps=2", "--device", "cpu")
     assert invoke(*arguments, *settings) == 0
-    assert TrialResult.model_validate_json((here / "runs/a/result.json").read_text()).run_name == "a"
-    assert json.loads((here / "runs/a/config.json").read_text())["config"]["max_steps"] == 4
-    assert (here / "runs/a/ckpt-step-4.pt").is_file()
+    assert TrialResult.model_validate_json((here / "checkpoints/a/result.json").read_text()).run_name == "a"
+    assert json.loads((here / "checkpoints/a/config.json").read_text())["config"]["max_steps"] == 4
+    assert (here / "checkpoints/a/ckpt-step-4.pt").is_file()
     capsys.readouterr()
     assert invoke(*arguments, *settings) == 2
     assert "holds a run: --resume auto goes on with it" in capsys.readouterr().err
