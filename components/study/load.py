@@ -84,6 +84,8 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
     if overrides.seeds is not None:
         for stage in stages.values():
             stage["seeds"] = overrides.seeds
+            if isinstance(stage.get("min_seeds"), int):
+                stage["min_seeds"] = min(stage["min_seeds"], overrides.seeds)
     if overrides.gpus is not None:
         for name, stage in stages.items():
             stage["resources"], problem = _with_gpus(stage.get("resources") or {}, overrides.gpus)
@@ -103,6 +105,9 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
             limit = ((data.get("data") or {}).get("corpus") or {}).get("max_bytes")
             if limit is not None and "max_bytes" not in corpus and corpus["source"] != "fineweb":
                 corpus["max_bytes"] = limit  # the study's own limit on size holds for whatever text it is given
+            size = ((data.get("data") or {}).get("corpus") or {}).get("size_mb")
+            if size is not None and corpus["source"] == "mixture":
+                corpus["size_mb"] = size
             data["data"] = (data.get("data") or {}) | {"corpus": corpus}
         except (ConfigError, DataError) as error:
             problems += [Problem("--data", problem.what) for problem in error.problems]
@@ -150,3 +155,12 @@ def _absolute_paths(data: dict[str, Any]) -> None:
     if isinstance(path, str) and not re.match(r"[a-z0-9+.-]+://", path):
         absolute = os.path.abspath(os.path.expanduser(path))
         data["data"] = {**section, "corpus": {**corpus, "path": absolute}}
+    domains = corpus.get("domains")
+    if isinstance(domains, Mapping):
+        absolutes = {name: _absolute(where) for name, where in domains.items()}
+        data["data"] = {**section, "corpus": {**corpus, "domains": absolutes}}
+
+
+def _absolute(where: Any) -> Any:
+    named = not isinstance(where, str) or where in ("hub", "demo") or re.match(r"[a-z0-9+.-]+://", where)
+    return where if named else os.path.abspath(os.path.expanduser(where))

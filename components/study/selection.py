@@ -19,7 +19,7 @@ class Overrides:
     """What the command line changes in a study. It makes another study, so another run."""
 
     seeds: int | None = None
-    """Seeds of every stage."""
+    """Seeds of every stage; what a stage asks at least (`min_seeds`) goes down to it."""
     gpus: int | None = None
     """GPUs that each stage may use at once: trials in parallel × GPUs of one trial, which has fewer where these are not
     enough for it; 0 is the CPU."""

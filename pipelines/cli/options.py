@@ -35,7 +35,9 @@ Data = Annotated[
 Budget = Annotated[
     str | None, typer.Option(help="Hard limit in US dollars over all stages: 95 or $95.", rich_help_panel=IDENTITY)
 ]
-Seeds = Annotated[int | None, typer.Option(help="Seeds of every stage.", rich_help_panel=IDENTITY)]
+Seeds = Annotated[
+    int | None, typer.Option(help="Seeds of every stage; its min_seeds goes down to it.", rich_help_panel=IDENTITY)
+]
 Gpus = Annotated[int | None, typer.Option(help="GPUs a stage may use at once; 0 is the CPU.", rich_help_panel=IDENTITY)]
 BaselineChoice = Annotated[
     Literal["run"] | None,
@@ -90,7 +92,9 @@ def selection(
     """The selection of a command line."""
     from podium.components.study.selection import Selection
 
-    return Selection(stages=names(stages), variants=names(variants), axis=axis, parallel=parallel, launcher=launcher)
+    # a stage's name has no capitals: whoever writes A means it
+    chosen = names(stages.lower() if stages else stages)
+    return Selection(stages=chosen, variants=names(variants), axis=axis, parallel=parallel, launcher=launcher)
 
 
 def names(text: str | None) -> tuple[str, ...] | None:

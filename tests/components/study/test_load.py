@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from podium.components.study.comparison import needs_baseline_run
 from podium.components.study.design import variants
 from podium.components.study.fingerprint import study_hash
 from podium.components.study.load import Overrides, dump_study, load_study, shipped_studies
@@ -299,3 +300,22 @@ def test_a_resolved_study_says_its_profile_again(tiny: Study) -> None:
     assert load_study(dump_study(named)).profile == "quick"
     with pytest.raises(ConfigError, match="no profile 'other'"):
         load_study(dump_study(named), profile="other")
+
+
+def test_fewer_seeds_and_gpus_than_declared_make_a_debug_run(tiny_text: Text) -> None:
+    text = tiny_text({"stages.finals.resources": {"gpus_per_trial": 8, "parallel": 2}})
+    study = load_study(text, overrides=Overrides(seeds=1, gpus=1))
+    finals = study.stages["finals"]
+    assert (finals.seeds, finals.min_seeds) == (1, 1)
+    assert (finals.resources.gpus_per_trial, finals.resources.parallel) == (1, 1)
+
+
+def test_a_baseline_that_is_run_takes_the_place_of_figures_and_thresholds(tiny_text: Text) -> None:
+    threshold = {"policy": "beats_baseline", "threshold": 3.3, "threshold_source": "a paper"}
+    recorded = {"recorded": {"finals": {"mean": 3.3, "source": "the record"}}}
+    text = tiny_text({"stages.ranking.promotion": threshold, "baseline": recorded})
+    kept, run = load_study(text), load_study(text, overrides=Overrides(baseline="run"))
+    assert needs_baseline_run(run, "ranking")
+    assert needs_baseline_run(run, "finals")
+    assert not needs_baseline_run(kept, "ranking")
+    assert not needs_baseline_run(kept, "finals")

@@ -1,6 +1,7 @@
 """plan, compile and submit: numbers and keys that scripts read, and refusals before anything is sent."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -25,13 +26,13 @@ def test_every_shipped_study_is_planned_in_each_of_its_profiles(podium, study):
 @pytest.mark.parametrize("study", sorted(shipped_studies()))
 def test_every_shipped_study_is_compiled(podium, study, tmp_path):
     out = tmp_path / "pipeline.yaml"
-    made = podium("compile", study, "-o", out, "--store", "s3://bucket/runs", "--budget", "$7")
+    made = podium("compile", study, "-o", out, "--store", "s3://bucket/runs", "--budget", "$200")
     assert made.exit_code == 0, made.output
     assert made.stdout.strip() == str(out)
     spec = next(iter(yaml.safe_load_all(out.read_text(encoding="utf-8"))))
     inputs = spec["root"]["inputDefinitions"]["parameters"]
     assert inputs["store"]["defaultValue"] == "s3://bucket/runs"
-    assert inputs["budget"]["defaultValue"] == "7"
+    assert inputs["budget"]["defaultValue"] == "200"
 
 
 def test_the_plan_says_what_the_rules_mean_and_what_is_saved(podium):
@@ -70,3 +71,23 @@ def test_submit_to_nobody_is_one_clear_error(podium):
     assert refused.exit_code == 2
     assert "http://127.0.0.1:9" in refused.stderr
     assert "Traceback" not in refused.output
+
+
+def test_the_speedruns_plan_is_its_worked_example(podium):
+    """Systems/speedrun.md: $16 + $30 + $42, naive $168, a pivot to $118 that can't be paid."""
+    planned = json.loads(podium("plan", "speedrun", "--json").stdout)
+    assert (planned["usd"], planned["usd_naive"], planned["usd_worst"]) == (88, 168, 118)
+    assert [(stage["usd"], stage["trials"]) for stage in planned["stages"]] == [(16, 8), (30, 3), (42, 5)]
+    assert (planned["shakedown"]["usd"], planned["evaluation"]["usd"]) == (0, 0)
+    assert planned["branches"][-1] == {"name": "pivot in b", "usd": 118, "affordable": False}
+    ran = json.loads(podium("plan", "speedrun", "--baseline", "run", "--json").stdout)
+    assert [stage["usd"] for stage in ran["stages"]] == [16, 60, 84]
+    text = shipped_studies()["speedrun"].read_text(encoding="utf-8")
+    Path("dearer.yaml").write_text(text.replace("usd_per_run: 10,", "usd_per_run: 11,"), encoding="utf-8")
+    assert json.loads(podium("plan", "dearer.yaml", "--json").stdout)["usd"] == 91
+
+
+def test_a_debug_run_is_one_trial_on_one_gpu(podium):
+    shown = podium("plan", "speedrun", "--stages", "A", "--variants", "palm", "--seeds", 1, "--gpus", 1, "--json")
+    (stage,) = json.loads(shown.stdout)["stages"]
+    assert (stage["name"], stage["trials"], stage["gpus"]) == ("a", 2, 1), "palm and the baseline"
