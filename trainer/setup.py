@@ -19,6 +19,7 @@ from podium.trainer.distributed import Ranks
 from podium.trainer.extension import build_run_model
 from podium.trainer.models.build import start_weights
 from podium.trainer.models.gpt2 import GPT2
+from podium.trainer.models.speedrun import Speedrun
 from podium.trainer.optim.build import Optimizer, build_optimizer
 from podium.trainer.precision import Precision
 from podium.trainer.router_monitor import RouterMonitor
@@ -77,8 +78,12 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     model = build_run_model(config)
     if fresh:
         start_weights(model, config.model)
+    if isinstance(model, Speedrun):
+        model.head_chunk_tokens = config.runtime.head_chunk_tokens
     model.to(precision.device)
     if compiles(config, precision):
+        if config.runtime.tune_kernels:
+            torch._inductor.config.coordinate_descent_tuning = True
         model.compile(mode=None if config.runtime.compile_mode == "default" else config.runtime.compile_mode)
     optimizer = build_optimizer(model, config.optimizer, ranks=ranks, compiled=compiles(config, precision))
     wrapped = ranks.wrap(model, precision.device)

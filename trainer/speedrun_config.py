@@ -44,6 +44,9 @@ class SpeedrunConfig(Section):
     tied_embeddings: bool = True
     """One matrix for input and output, with the head's initialisation; untied, the head starts at zero."""
     rope_base: float = Field(default=10000.0, gt=0)
+    residual: Literal["fp32", "autocast"] = "fp32"
+    """Format of what goes from block to block in mixed precision: fp32 as in the record, or that of the matrix
+    products, which moves half as many bytes."""
     depth_warm: DepthWarm | None = None
     """Layers come in one after another; null: all from the start."""
 

@@ -86,7 +86,8 @@ class Stepper:
                 # every sequence of a step counts alike, however many there are in this pass and on this rank
                 part = loss if len(x_bT) == share else loss / (share / len(x_bT))
                 (part if self.scaler is None else self.scaler.scale(part)).backward()
-            total = part.detach() if total is None else total + part.detach()
+            # a copy: under CUDA graphs the next pass writes its loss to the same place
+            total = part.detach().clone() if total is None else total + part.detach()
         self._ranks.finish_gradients(self._model)
         assert total is not None
         return total

@@ -307,7 +307,12 @@ def test_a_conductor_that_is_gone_makes_the_run_save_and_end(tmp_path, tiny_spec
     monkeypatch.setattr(interruption, "Watch", lambda uri: interruption_watch(tmp_path, uri))
     folder = open_storage(str(tmp_path / "run"))
     with pytest.raises(Interrupted, match="counter stands still"):
-        train(tiny_spec({"watch": f"file://{tmp_path}/lease.json"}), folder)
+        train(
+            tiny_spec(
+                {"watch": f"file://{tmp_path}/lease.json"}, max_steps=100_000, evaluation={"every_steps": 50_000}
+            ),
+            folder,
+        )
     assert list((tmp_path / "run").glob("ckpt-*"))
 
 
@@ -315,7 +320,7 @@ def interruption_watch(tmp_path, uri):
     from podium.trainer.lease import Watch
 
     assert uri == f"file://{tmp_path}/lease.json"
-    return Watch(uri, patience_seconds=0.0, interval=0.01)
+    return Watch(uri, patience_seconds=0.02, interval=0.01)
 
 
 def test_a_training_loss_that_is_not_finite_is_a_result(tmp_path, tiny_spec):

@@ -48,6 +48,8 @@ class Speedrun(nn.Module):
         self.active = n_layers
         """Layers that are there so far, from the bottom; an evaluation goes through all of them."""
         self.changes_layers = config.depth_warm is not None
+        self.head_chunk_tokens: int | None = None
+        """On a GPU: tokens whose logits exist at once in training; None: all."""
 
     def begin_step(self, step: int, steps: int, seed: int) -> None:
         """Decide the layers of optimizer step `step` (1 … steps): the same on every rank and after every resume."""
@@ -59,6 +61,9 @@ class Speedrun(nn.Module):
         """(logits_BTV, None), or with targets (None, mean loss in nats); the loss is of fp32 logits."""
         cos_T1h, sin_T1h = self.rotary(idx_BT.shape[1], idx_BT.device)
         x_BTD = self.embedding(idx_BT)
+        device = x_BTD.device.type
+        if self.config.residual == "autocast" and torch.is_autocast_enabled(device):
+            x_BTD = x_BTD.to(torch.get_autocast_dtype(device))
         for index in self.layers if self.training else range(self.active):
             x_BTD = self.blocks[index](x_BTD, cos_T1h, sin_T1h)
         return self._head(x_BTD, targets_BT)
@@ -77,7 +82,8 @@ class Speedrun(nn.Module):
         weight_VD = self.embedding.weight if self.output is None else self.output.weight
         if targets_BT is None:
             return F.linear(x_BTD, weight_VD), None
-        return None, fused.linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten())
+        chunk = self.head_chunk_tokens if torch.is_grad_enabled() else None
+        return None, fused.linear_cross_entropy(x_BTD.flatten(0, 1), weight_VD, targets_BT.flatten(), chunk)
 
 
 class SequentialBlock(nn.Module):

@@ -14,6 +14,7 @@ from podium.trainer.allocation import count_parameters
 from podium.trainer.config import load_config
 from podium.trainer.errors import ConfigError
 from podium.trainer.inputs import preset_mapping
+from podium.trainer.models import fused
 from podium.trainer.models.build import build_model
 from podium.trainer.models.speedrun import PalmBlock, active_layers, kept_layers
 from podium.trainer.optim.build import build_optimizer
@@ -265,6 +266,37 @@ def test_a_model_whose_layers_come_and_go_is_compiled_once_a_block(model):
         net(x, y)[1].backward()
     assert counters["stats"]["unique_graphs"] <= 2  # the block and the head
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_logits_made_a_chunk_at_a_time_give_the_same_loss_and_gradients(model, precision):
+    x, y = batches(1)[0]
+    whole, chunked = model(), model()
+    chunked.head_chunk_tokens = 48  # of 128: the last is smaller
+    context = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    for net in (whole, chunked):
+        with context, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fused, "wants_plain", lambda x: True)  # as on a GPU
+            net(x, y)[1].backward()
+    with context:
+        assert chunked(x, y)[1].item() == pytest.approx(
+            whole(x, y)[1].item(), abs=1e-5 if precision == "fp32" else 0.02
+        )
+    tolerance = {"rtol": 1e-4, "atol": 1e-6} if precision == "fp32" else {"rtol": 0.05, "atol": 2e-3}
+    for (name, mine), theirs in zip(whole.named_parameters(), chunked.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad, **tolerance, msg=name)
+
+
+def test_the_residual_stream_may_have_the_format_of_the_products(model):
+    x, y = batches(1)[0]
+    seen = []
+    for residual in ("fp32", "autocast"):
+        net = model(residual=residual)
+        net.blocks[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+        with torch.autocast("cpu", torch.bfloat16):
+            _, loss = net(x, y)
+        assert loss.dtype == torch.float32
+    assert seen == [torch.float32, torch.bfloat16]
 
 
 def test_dimensions_that_can_not_be_are_refused():
