@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable
@@ -18,7 +19,6 @@ from podium.components.verdicts.verdict import MoreTrials, Verdict
 from podium.trainer.curve import Point
 from podium.trainer.metrics import evaluation_line
 from podium.trainer.result import Crossing, Status, TrialResult, Versions
-from podium.trainer.storage import to_json
 
 STUDY = """
 name: race
@@ -75,7 +75,12 @@ stages:
     stop: *stop
     promotion: {policy: fastest_to_target, fallbacks: *fallbacks}
 evaluation: {smallbench: null, latency: false, throughput: false}
-production: {tokens: 200k, overrides: {schedule: {name: warmdown, warmup_fraction: 0, warmdown_fraction: 0.4}}}
+production:
+  tokens: 40k
+  overrides:
+    schedule: {name: warmdown, warmup_fraction: 0, warmdown_fraction: 0.4}
+    evaluation: {every_steps: 10, sequences: 8}
+    checkpoint: {every_steps: 10}
 """
 
 World = Callable[[dict[str, Any], int], float]
@@ -123,7 +128,7 @@ def usual(values: dict[str, Any], seed: int, noise: float = 0.01) -> float:
     return seconds * math.exp(draw)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def usual_world() -> World:
     """See `usual`."""
     return usual
@@ -142,7 +147,7 @@ def values_of(trial: Trial) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_result() -> Callable[..., None]:
     """The result and the curve that a trial of these seconds to 5.0 leaves; it gives up after `limit` of them."""
 
@@ -183,7 +188,7 @@ def write_result() -> Callable[..., None]:
             for k in range(1, 11)
         ]
         run.storage.write_text(
-            f"{trial.key.folder}/metrics.jsonl", "".join(to_json(evaluation_line(p)).decode() for p in points)
+            f"{trial.key.folder}/metrics.jsonl", "".join(json.dumps(evaluation_line(p)) + "\n" for p in points)
         )
         run.storage.write_json(f"{trial.key.folder}/config.json", run.run_spec(trial).model_dump(mode="json"))
         run.storage.write_json(f"{trial.key.folder}/result.json", result.model_dump(mode="json"))
@@ -191,7 +196,7 @@ def write_result() -> Callable[..., None]:
     return write
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def play(write_result: Callable[..., None]) -> Callable[..., tuple[Verdict, list[MoreTrials]]]:
     """Run a stage as its conductor would, by a world, to its verdict, which is written; and what was asked for."""
 
