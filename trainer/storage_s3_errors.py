@@ -25,6 +25,7 @@ _REASONS = {
     "InvalidBucketName": "the bucket's name is not valid",
     "QuotaExceeded": "the quota is used up",
     "SlowDown": "the server is overloaded",
+    "RequestTimeTooSkewed": "this machine's clock is wrong, and S3 serves nobody whose clock is 15 minutes off",
 }
 
 

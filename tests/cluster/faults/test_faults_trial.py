@@ -1,0 +1,125 @@
+"""A trial's pod is killed, drained, preempted or short of memory: its Job ends, and the next attempt goes on."""
+
+from __future__ import annotations
+
+import re
+import time
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+
+BASELINE, WIDE, EVERY = "baseline/seed-42", "wide/seed-42", 20
+DEVICE = "podium.dev/test-device"
+
+
+def newest_checkpoint(scene, trial=BASELINE) -> int:
+    keys = scene.objects(f"{trial}/checkpoints/ckpt-step-")
+    return max((int(re.search(r"step-(\d+)\.pt$", key)[1]) for key in keys), default=0)
+
+
+def evaluated(scene, trial=BASELINE) -> list[list[int]]:
+    """The steps that each attempt evaluated, from the trial's log over all attempts."""
+    attempts = re.split(r"^podium trainer: attempt", scene.log(trial), flags=re.MULTILINE)[1:]
+    return [[int(step) for step in re.findall(r"^step (\d+)  validation", text, re.MULTILINE)] for text in attempts]
+
+
+def test_a_killed_pods_trial_goes_on_from_its_last_checkpoint(scene, sigkill, undisturbed):
+    conductor = scene.conduct()
+    pod = scene.trains()
+    saved = scene.wait_for("a checkpoint", lambda: newest_checkpoint(scene), 60)
+    came = scene.step()
+    sigkill(pod)
+    assert conductor.ends() == 0, conductor.said()
+    first, second = scene.attempts()
+    resumed = evaluated(scene)[-1][0] - EVERY
+    print(f"killed after step {came}: {max(came, saved) - resumed} steps and what came after {came} were done again, "
+          f"an interval is {EVERY}")  # fmt: skip
+    assert (first["code"], first["crashed"], second["code"]) == (-9, True, 0)
+    assert resumed >= saved
+    assert came + EVERY - resumed <= 2 * EVERY
+    assert scene.picture() == undisturbed[BASELINE]
+    assert len(scene.attempts(WIDE)) == 1
+    assert scene.picture(WIDE) == undisturbed[WIDE]
+
+
+def test_a_preempted_trial_waits_for_its_device_and_goes_on_where_it_saved(scene, undisturbed, cluster, device):
+    scene.jobs = {"gpu_classes": {"test": {"resource": device}}}
+    scene.study = scene.study.replace("resources: {parallel: 2}", "resources: {gpu_class: test, gpus_per_trial: 1}")
+    conductor = scene.conduct()
+    scene.trains()
+    began = time.monotonic()
+    locked = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    user = {"runAsNonRoot": True, "runAsUser": 10001, "seccompProfile": {"type": "RuntimeDefault"}}
+    container = {
+        "name": "main",
+        "image": cluster.steps_image,
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "6"],
+        "securityContext": locked,
+        "resources": {"limits": {device: 1}},
+    }
+    priority = f"podium-t-{scene.namespace[-8:]}"
+    cluster.apply(
+        {
+            "apiVersion": "scheduling.k8s.io/v1",
+            "kind": "PriorityClass",
+            "metadata": {"name": priority},
+            "value": 1000,
+        }
+    )
+    try:
+        spec = {"restartPolicy": "Never", "priorityClassName": priority, "securityContext": user}
+        cluster.apply(
+            {
+                "apiVersion": "v1",
+                "kind": "Pod",
+                "metadata": {"name": "urgent"},
+                "spec": {**spec, "containers": [container]},
+            },
+            namespace=scene.namespace,
+        )
+        assert conductor.ends() == 0, conductor.said()
+    finally:
+        cluster.kubectl("delete", "priorityclass", priority)
+    first, *_, last = scene.attempts()
+    print(f"preempted and done {time.monotonic() - began:.1f} s later: {conductor.said()}")
+    assert (first["code"], first["crashed"], last["code"]) == (75, False, 0)
+    before, after = evaluated(scene)[0], evaluated(scene)[-1]
+    assert 0 < after[0] - before[-1] <= EVERY
+    assert scene.picture() == undisturbed[BASELINE]
+
+
+def test_a_trial_without_enough_memory_is_a_result_that_says_so(scene):
+    scene.jobs = {"memory": "150Mi"}
+    conductor = scene.conduct()
+    assert conductor.ends() == 0, conductor.said()
+    result = scene.result()
+    print(f"{result['status']}: {result['reason']}")
+    assert result["status"] == "out_of_memory"
+    assert "150Mi" in result["reason"]
+    assert [attempt["crashed"] for attempt in scene.attempts()] == [True, True]
+    assert "baseline" in conductor.said()
+    assert scene.result(WIDE) is None or scene.result(WIDE)["status"] == "out_of_memory"
+
+
+@pytest.mark.disruptive
+def test_a_drained_trial_saves_and_goes_on_without_a_step_lost(scene, undisturbed, cluster):
+    conductor = scene.conduct()
+    scene.trains()
+    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
+    try:
+        began = time.monotonic()
+        selector = "podium.dev/variant=baseline"
+        cluster.kubectl("drain", node, "--pod-selector", selector, "--delete-emptydir-data", "--timeout=60s")
+        print(f"drained in {time.monotonic() - began:.1f} s")
+    finally:
+        cluster.kubectl("uncordon", node)
+    assert conductor.ends() == 0, conductor.said()
+    first, *_, last = scene.attempts()
+    before, after = evaluated(scene)[0], evaluated(scene)[-1]
+    print(f"drained after step {before[-1]} was evaluated, went on and evaluated {after[0]}: none twice")
+    assert (first["code"], first["crashed"], last["code"]) == (75, False, 0)
+    assert 0 < after[0] - before[-1] <= EVERY
+    assert scene.picture() == undisturbed[BASELINE]
+    assert scene.picture(WIDE) == undisturbed[WIDE]
