@@ -118,7 +118,10 @@ class _Attempt:
             # Another rank's memory is not this one's to report: torchrun ends all, and the run is tried again.
             if not is_out_of_memory(error) or not self.ranks.is_first:
                 raise
-            return self._out_of_memory() if not self.fallback.can_take else self._take_fallback()
+            if not self.fallback.can_take:
+                return self._out_of_memory()
+            self._take_fallback()
+            return None
         return self._finish(parts, loop, recorder, ending)
 
     def _build(

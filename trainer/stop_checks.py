@@ -31,6 +31,12 @@ def impossible_rules(config: TrainConfig) -> list[Problem]:
     ):
         if every > config.steps:
             problems.append(Problem(name, f"must be at most the run's {config.steps} steps, got {every}"))
+    if config.stop.collapse is not None:
+        rule = config.stop.collapse
+        least = rule.checks * rule.every_steps
+        if least > config.steps:
+            what = f"needs {rule.checks} looks, {least} steps, and the run has {config.steps}"
+            problems.append(Problem("stop.collapse.every_steps", f"{what}, got {rule.every_steps}"))
     evaluations = evaluation_tokens(config)
     if config.stop.kill is not None:
         problems += _curriculum_problems(config) or _kill_problems(config.stop.kill, evaluations)

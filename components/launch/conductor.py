@@ -294,7 +294,9 @@ class _Conductor:
         result, added = self._records.with_cost(trial, result)
         self._spent += added
         self._apply(self._judge.over(trial.key))
-        if trial.variant.name == self._baseline and result.status in _FAILED:
+        unranked = self._declared.promotion.policy in ("always", "if_affordable")
+        is_answer = unranked and result.status is Status.COLLAPSED
+        if trial.variant.name == self._baseline and result.status in _FAILED and not is_answer:
             self._baselines_failed += 1
             if len(stage_seeds(self._run.study, self._stage)) - self._baselines_failed < self._declared.min_seeds:
                 self._stop(f"the baseline {trial.key.name} {result.status.value.replace('_', ' ')}: {result.reason}")

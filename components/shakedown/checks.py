@@ -13,7 +13,9 @@ from typing import Any
 from podium.trainer.config import TrainConfig
 from podium.trainer.curve import read_lines
 from podium.trainer.errors import NotFoundError
+from podium.trainer.gpt2_config import RouterConfig
 from podium.trainer.result import Status, TrialResult
+from podium.trainer.routing_metrics import routing_of
 from podium.trainer.section import Section
 from podium.trainer.storage import Storage
 
@@ -116,10 +118,30 @@ def tracking(shaken: Shaken) -> Check:
     return Check(name="tracking", passed=whole, detail=detail)
 
 
+def router_metrics(shaken: Shaken) -> Check:
+    """Routing is on record, in every line for every layer, and no expert's share or loss is missing."""
+    every = (shaken.config.router or RouterConfig()).log_every_steps
+    due = list(range(every, shaken.config.steps + 1, every))
+    routings = [routing for line in shaken.lines if (routing := routing_of(line)) is not None]
+    wrong = [] if [r.step for r in routings] == due else [f"recorded at {[r.step for r in routings]}, due at {due}"]
+    for routing in routings:
+        losses = [*routing.load_balance, *routing.z]
+        if any(value is None for value in losses) or not all(
+            map(sum, (routing.shares(i) for i in range(len(routing.layers))))
+        ):
+            wrong.append(f"a loss or a layer's shares are missing at step {routing.step}")
+    last = routings[-1] if routings else None
+    found = "" if last is None else ", ".join(
+        f"block {layer}: largest share {max(last.shares(i)):.0%}" for i, layer in enumerate(last.layers)
+    )  # fmt: skip
+    return Check(name="router metrics", passed=not wrong, detail="; ".join(wrong) or f"{len(due)} records; {found}")
+
+
 CheckFunction = Callable[[Shaken], Check]
 
 CHECKS: dict[str, Sequence[CheckFunction]] = {
     "dense": (trained, finite_losses, checkpoints, resume, tracking, falling_loss),
+    "moe": (trained, finite_losses, checkpoints, resume, tracking, router_metrics, falling_loss),
 }
 """By the model's mode: another kind of model adds its own behind these."""
 

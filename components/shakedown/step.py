@@ -23,10 +23,11 @@ from podium.components.study.fingerprint import canonical_hash, trial_fingerprin
 from podium.components.study.layout import LEASE, SHAKEDOWN
 from podium.components.study.run import Run
 from podium.components.study.state import passed
-from podium.components.study.trials import stage_seeds, trial_config
+from podium.components.study.trials import gate_stages, stage_seeds, trial_config
 from podium.trainer.config import RunSpec, StopRules, TrainConfig
+from podium.trainer.gpt2_config import RouterConfig
 from podium.trainer.lease import TOKEN_VARIABLE, Lease
-from podium.trainer.storage import join_uri
+from podium.trainer.storage import Storage, join_uri
 from podium.trainer.sync import mlflow_uri
 
 FOLDER = "shakedown"
@@ -54,14 +55,26 @@ def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
         stack.callback(starter.close)
         starter.clear()
         opened.storage.delete_folder(FOLDER)
-        with Tracker(opened, FOLDER, FOLDER, mlflow_uri(store)):
-            spec = gate_spec(opened)
-            attempts = _run_twice(opened, starter, spec, resources.gpus_per_trial)
-        folder = opened.storage.child(FOLDER)
-        checks = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
-        if attempts[-1].code != 0:
-            checks.append(_crash(attempts[-1]))
-        return _record(opened, checks, sum(each.seconds for each in attempts) * resources.devices)
+        modes = gate_stages(opened.study)
+        checks: list[Check] = []
+        seconds = 0.0
+        for number, (mode, stage) in enumerate(modes.items()):
+            spec = gate_spec(opened, stage)
+            folder = f"{FOLDER}/{mode}" if number else FOLDER
+            with Tracker(opened, FOLDER, FOLDER, mlflow_uri(store)):
+                attempts = _run_twice(opened, folder, starter, spec, resources.gpus_per_trial)
+            seconds += sum(each.seconds for each in attempts)
+            checks += _checks(opened.storage.child(folder), spec, attempts, f"{mode}: " if len(modes) > 1 else "")
+            if any(check.required and not check.passed for check in checks):
+                break  # what comes after it is not paid either
+        return _record(opened, checks, seconds * resources.devices, len(modes))
+
+
+def _checks(folder: Storage, spec: RunSpec, attempts: list[Ended], prefix: str) -> list[Check]:
+    found = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
+    if attempts[-1].code != 0:
+        found.append(_crash(attempts[-1]))
+    return [check.model_copy(update={"name": f"{prefix}{check.name}"}) for check in found]
 
 
 def gate_page(run: str, store: str) -> str:
@@ -78,9 +91,9 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
 
 
-def gate_spec(run: Run) -> RunSpec:
-    """What both runs are given: the baseline of the first stage for a few steps, evaluated and saved often."""
-    study, stage = run.study, run.stages[0]
+def gate_spec(run: Run, stage: str | None = None) -> RunSpec:
+    """What both runs are given: a stage's baseline, by default the first's, for a few steps, looked at and saved often."""
+    study, stage = run.study, stage or run.stages[0]
     control = baseline(study)
     trial = trial_config(study, stage, control, stage_seeds(study, stage)[0])
     steps = study.shakedown.steps
@@ -92,6 +105,7 @@ def gate_spec(run: Run) -> RunSpec:
             "evaluation": trial.evaluation.model_copy(update={"every_steps": steps // 2}),
             "checkpoint": trial.checkpoint.model_copy(update={"every_steps": steps // 4}),
             "stop": StopRules(),
+            "router": _often(trial.router, steps // 2) if trial.mode == "moe" else None,
         }
     )
     return RunSpec(
@@ -109,13 +123,18 @@ def gate_spec(run: Run) -> RunSpec:
     )
 
 
-def _run_twice(run: Run, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
+def _often(router: RouterConfig | None, steps: int) -> RouterConfig:
+    router = router or RouterConfig()
+    return router.model_copy(update={"log_every_steps": min(router.log_every_steps, steps)})
+
+
+def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
     """Both runs, one after the other; the second only where the first got to its end. Every attempt, in order."""
-    folder = run.storage.child(FOLDER)
+    folder = run.storage.child(place)
     whole, resumed = folder.child(WHOLE), folder.child(RESUMED)
     half = spec.config.steps // 2
     whole.write_json("config.json", spec.model_dump(mode="json"))
-    attempts = _run(run, WHOLE, launcher, devices)
+    attempts = _run(run, f"{place}/{WHOLE}", launcher, devices)
     if attempts[-1].code != 0 or not whole.exists(f"{CHECKPOINTS}/ckpt-step-{half}.pt"):
         return attempts
     # what a run that was killed half way leaves behind
@@ -123,12 +142,11 @@ def _run_twice(run: Run, launcher: Launcher, spec: RunSpec, devices: int) -> lis
     lines = whole.read_text("metrics.jsonl").splitlines(keepends=True)
     resumed.write_text("metrics.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= half))
     resumed.write_json("config.json", spec.model_dump(mode="json"))
-    return attempts + _run(run, RESUMED, launcher, devices)
+    return attempts + _run(run, f"{place}/{RESUMED}", launcher, devices)
 
 
-def _run(run: Run, name: str, launcher: Launcher, devices: int) -> list[Ended]:
+def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]:
     """Start a run until it ends by itself; a crash may be the machine's fault once."""
-    folder = f"{FOLDER}/{name}"
     attempts: list[Ended] = []
     for _ in range(STARTS):
         task = Task(
@@ -151,7 +169,7 @@ def _crash(ended: Ended) -> Check:
     return Check(name="ended well", passed=False, detail=f"{ended.task.name} ended with code {ended.code}:\n{tail}")
 
 
-def _record(run: Run, checks: list[Check], device_seconds: float) -> str:
+def _record(run: Run, checks: list[Check], device_seconds: float, runs: int) -> str:
     failed = [check for check in checks if check.required and not check.passed]
     reason = "; ".join(f"{check.name}: {check.detail}" for check in failed)
     price = run.study.shakedown.price
@@ -161,7 +179,7 @@ def _record(run: Run, checks: list[Check], device_seconds: float) -> str:
         "reason": reason or f"all of {sum(check.required for check in checks)} checks passed",
         "checks": [check.model_dump(mode="json") for check in checks],
         "device_seconds": round(device_seconds, 3),
-        "cost_usd": round(usd if usd is not None else run_usd(price, 1) or 0.0, 6),
+        "cost_usd": round(usd if usd is not None else runs * (run_usd(price, 1) or 0.0), 6),
     }
     outcome = "pass" if not failed else "fail"
     # A gate that failed may fail again for another reason, and each time is news.

@@ -42,6 +42,9 @@ def _names(study: Study) -> Iterator[Problem]:
         *((f"axes.{axis}.names.{i}", n) for axis, a in study.axes.items() for i, n in enumerate(a.names or [])),
         ("baseline.variant", study.baseline.variant),
     ]
+    champion = study.champion.stage
+    if champion is not None and champion not in study.stages:
+        yield Problem("champion.stage", f"must be a stage ({', '.join(study.stages)}), got {champion!r}")
     for where, name in named:
         if not re.match(NAME, name) or len(name) > LONGEST_NAME:
             yield Problem(where, f"{NAME_RULE}, at most {LONGEST_NAME}, got {name!r}")
@@ -119,8 +122,17 @@ def _configs(study: Study) -> Iterator[Problem]:
                 if ref.name == study.baseline.variant:
                     break  # the base config itself: every other variant would say the same
         yield from _impossible(study, stage, configs)
+        yield from _unbalanced(study, stage, configs)
         if index == 0:
             yield from _identical([(ref, config, repr(prepared[ref.name])) for ref, config in configs])
+
+
+def _unbalanced(study: Study, stage: str, configs: list[tuple[VariantRef, TrainConfig]]) -> Iterator[Problem]:
+    if study.data.corpus.domains is None and any(config.data.balance_tokens for _, config in configs):
+        source = study.data.corpus.source
+        yield Problem(
+            "config.data.balance_tokens", f"needs a corpus of several domains (mixture), got {source!r} (stage {stage})"
+        )
 
 
 def _incomparable(study: Study, stage: str) -> Iterator[Problem]:

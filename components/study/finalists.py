@@ -21,14 +21,24 @@ class Finalist:
     model_key: str
     """The weights (`….safetensors`, its `.json` beside it), relative to the trial's folder."""
 
+    @property
+    def loss(self) -> float | None:
+        """The declared evaluation of these very weights, in nats."""
+        is_final = self.model_key == self.result.final_model
+        return self.result.final_val_loss if is_final else self.result.best_val_loss
+
     def model_uri(self, run: Run) -> str:
         """URI of the weights."""
         return join_uri(run.uri, self.trial.key.folder, self.model_key)
 
 
+def _model(run: Run, result: TrialResult) -> str | None:
+    return result.best_model if run.study.champion.model == "best" else result.final_model
+
+
 def last_verdict(run: Run) -> Verdict | None:
-    """The verdict of the last stage, or None while there is none."""
-    return run.verdict(run.stages[-1])
+    """The verdict of the last stage, or of the one that the study's champion is of; None while there is none."""
+    return run.verdict(run.study.champion.stage or run.stages[-1])
 
 
 def finalists(run: Run) -> list[Finalist]:
@@ -44,7 +54,7 @@ def finalists(run: Run) -> list[Finalist]:
         result = run.result(trial.key)
         name = trial.variant.name
         if name not in found and result is not None and result.status in RANKED and result.final_model is not None:
-            found[name] = Finalist(name, trial, result, result.final_model)
+            found[name] = Finalist(name, trial, result, _model(run, result) or result.final_model)
     ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
     if verdict.policy == "fastest_to_target":
         # the others are points of a design around the winner: nobody would use them

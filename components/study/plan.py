@@ -12,7 +12,7 @@ from podium.components.study.plan_warnings import pivot_costs, warnings_of
 from podium.components.study.promoted import Counted, evaluated_arms, fallback_trials, go_on
 from podium.components.study.schema import Price, Study
 from podium.components.study.selection import Selection, check_selection, is_selected
-from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.study.trials import dataset_config, gate_stages, stage_seeds, variant_config
 from podium.components.verdicts.verdict import VariantRef
 
 CORPUS_TOKENS = {"wikitext-2": 2_400_000}
@@ -85,7 +85,7 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
     selection = selection or Selection()
     check_selection(study, selection)
     names = [name for name in study.stages if selection.stages is None or name in selection.stages]
-    shakedown = _side_cost(study, study.shakedown.price, next(iter(study.stages)), 1)
+    shakedown = _side_cost(study, study.shakedown.price, next(iter(study.stages)), len(gate_stages(study)))
     counts = _arms(study, selection)
     stages: list[StagePlan] = []
     so_far = shakedown.usd
@@ -141,7 +141,7 @@ def _arms(study: Study, selection: Selection) -> dict[str, Counted]:
     counts: dict[str, Counted] = {}
     here = Counted(fewest, most, True)
     axes = 1 if selection.axis is not None else len(study.axes)
-    spent = _side_cost(study, study.shakedown.price, next(iter(study.stages)), 1).usd
+    spent = _side_cost(study, study.shakedown.price, next(iter(study.stages)), len(gate_stages(study))).usd
     for name in study.stages:
         recorded = int(here.has_baseline and name in study.baseline.recorded)
         counts[name] = replace(here, fewest=max(0, here.fewest - recorded), most=max(0, here.most - recorded))

@@ -27,6 +27,8 @@ class StudyData(Section):
     corpus: CorpusConfig = CorpusConfig(source="builtin")
     vocab_size: Count = Field(gt=256, le=65536)
     """Vocabulary of the byte-level BPE, and rows of the model's embedding."""
+    tokenizer: str | None = None
+    """Where a tokenizer.json is that is taken instead of training one: `gpt2` (the hub), a folder, or s3://…"""
 
 
 class Axis(Section):
@@ -212,6 +214,15 @@ class Production(Section):
     """Dotted config field → value."""
 
 
+class Champion(Section):
+    """Which model is evaluated and registered, where that is not the last stage's winner at its last step."""
+
+    stage: str | None = None
+    """The stage whose best arm it is; the last one by default."""
+    model: Literal["final", "best"] = "final"
+    """final: the weights of the last step; best: those of the lowest evaluation loss."""
+
+
 class StudyBudget(Section):
     """One hard limit over all stages."""
 
@@ -224,7 +235,7 @@ class Study(Section):
     name: str = Field(pattern=NAME, max_length=40)
     title: str = ""
     question: str
-    layout: Literal["generic", "param-allocation", "speedrun", "time-to-target"] = "generic"
+    layout: Literal["generic", "param-allocation", "speedrun", "time-to-target", "moe-emergence"] = "generic"
     """Which study-specific tables and exports the report adds."""
     profile: str = "full"
     base_seed: int = Field(default=42, ge=0)
@@ -239,6 +250,7 @@ class Study(Section):
     shakedown: Shakedown = Shakedown()
     evaluation: StudyEvaluation = StudyEvaluation()
     budget: StudyBudget = StudyBudget()
+    champion: Champion = Champion()
     production: Production | None = None
     """With it the report has a config file for that training."""
     confounds: list[str] = []

@@ -61,14 +61,24 @@ def trial_config(study: Study, stage: str, variant: VariantRef, seed: int) -> Tr
     return variant_config(study, stage, variant).model_copy(update={"seed": seed})
 
 
+def gate_stages(study: Study) -> dict[str, str]:
+    """What the gate must try before anything is paid: each mode of the baseline (dense, moe), and its first stage."""
+    control = baseline(study)
+    found: dict[str, str] = {}
+    for stage in study.stages:
+        found.setdefault(variant_config(study, stage, control).mode, stage)
+    return found
+
+
 def dataset_config(study: Study, variant: VariantRef) -> PrepareConfig:
     """The dataset that a variant is trained on. Raises ConfigError naming the variant and the field."""
     changed = {k.removeprefix("data."): v for k, v in variant.overrides.items() if is_data_field(k)}
     if not changed:
-        return PrepareConfig(corpus=study.data.corpus, vocab_size=study.data.vocab_size)
+        return PrepareConfig(corpus=study.data.corpus, vocab_size=study.data.vocab_size, tokenizer=study.data.tokenizer)
     tree = with_overrides(study.data.model_dump(), changed)
     try:
-        return PrepareConfig(corpus=CorpusConfig.model_validate(tree["corpus"]), vocab_size=tree["vocab_size"])
+        corpus = CorpusConfig.model_validate(tree["corpus"])
+        return PrepareConfig(corpus=corpus, vocab_size=tree["vocab_size"], tokenizer=tree["tokenizer"])
     except ValidationError as error:
         prefixed = ConfigError.from_validation(error, prefix="data").problems
         raise ConfigError(Problem(f"variant {variant.name}: {p.where}", p.what) for p in prefixed) from None

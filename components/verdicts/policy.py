@@ -14,7 +14,7 @@ from podium.components.verdicts.amendments import amended
 from podium.components.verdicts.beats_baseline import beats_baseline
 from podium.components.verdicts.best_mean import best_mean
 from podium.components.verdicts.fastest_to_target import fastest_to_target
-from podium.components.verdicts.if_affordable import if_affordable
+from podium.components.verdicts.if_affordable import collapsed, if_affordable, said_of
 from podium.components.verdicts.next_wave import next_wave
 from podium.components.verdicts.rank_correlation import rank_correlation
 from podium.components.verdicts.ranking import MISSING, Arm, arms_of, counts, ranked, summaries
@@ -49,7 +49,7 @@ def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -
     policy = stage.promotion.policy
     control = next((arm for arm in arms if arm.is_baseline), None)
     needs_baseline = policy not in _WITHOUT_BASELINE and results.stage not in study.baseline.recorded
-    if needs_baseline and control is not None and control.why_not:
+    if needs_baseline and control is not None and control.why_not and not goes_on_unranked(policy, control):
         return f"no baseline: {control.name} has no figure to compare with ({control.why_not})"
     if needs_baseline and control is None and policy == "top_per_axis":
         return f"no baseline: {study.baseline.variant}, a value of every axis, takes no part in the stage"
@@ -59,6 +59,7 @@ def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -
     by_time = stage.promotion.metric == "time_to_target_seconds"
     # a miss has no value, but it says something
     able = [arm for arm in arms if arm.n or not _says_nothing(arm)] if by_time else ranked(arms)
+    able += [arm for arm in arms if arm not in able and goes_on_unranked(policy, arm)]
     if not able and not (policy == "if_affordable" and _unpaid(arms)):
         return f"not enough results: none of {len(arms)} arms has a value for {stage.min_seeds} seeds"
     names = {arm.name for arm in able}
@@ -72,6 +73,11 @@ def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -
             f"different tokenizers or texts; rank by final_bits_per_byte"
         )
     return ""
+
+
+def goes_on_unranked(policy: str, arm: Arm) -> bool:
+    """Whether the policy lets an arm go on that can't be ranked."""
+    return policy in _UNRANKED and arm in collapsed([arm])
 
 
 def _says_nothing(arm: Arm) -> bool:
@@ -98,15 +104,16 @@ def _stop(stage: Stage, results: StageResults, arms: list[Arm], reason: str) -> 
 
 
 def _always(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
-    """Everything that has a figure goes on; the table is in the order of means but nothing rests on it."""
+    """Everything that has a figure goes on, and what collapsed; the table is in the order of means, which decides nothing."""
     order = ranked(arms)
+    others = collapsed(arms)
     return Verdict(
         stage=results.stage,
         policy="always",
         parameters={},
         decision="promote",
-        reason=f"promote: all {len(order)} that have a result go on",
-        promoted=[arm.variant for arm in order],
+        reason=f"promote: all {len(order) + len(others)} that have a result go on" + said_of(others),
+        promoted=[arm.variant for arm in [*order, *others]],
         metric=study.stages[results.stage].promotion.metric,
         ranking=summaries(arms, order),
         not_chosen={arm.name: arm.why_not for arm in arms if arm.why_not},
