@@ -92,7 +92,7 @@ def _cell(text: str) -> str:
 
 
 def gate_spec(run: Run, stage: str | None = None) -> RunSpec:
-    """What both runs are given: a stage's baseline, by default the first's, for a few steps, looked at and saved often."""
+    """What both runs are given: a stage's baseline, by default the first's, for a few steps, saved often."""
     study, stage = run.study, stage or run.stages[0]
     control = baseline(study)
     trial = trial_config(study, stage, control, stage_seeds(study, stage)[0])

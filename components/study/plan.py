@@ -57,7 +57,8 @@ class Plan:
     usd: float | None
     usd_worst: float | None
     usd_naive: float | None
-    """Every variant at the last stage's budget and seeds, each evaluated, after the same shakedown."""
+    """Every variant at the last stage's budget and seeds, each evaluated, after the same shakedown. None where nothing
+    is ranked: then there is no dearer way to the same answer."""
     saving: float | None
     """1 - usd / usd_naive."""
     budget_usd: float | None
@@ -70,6 +71,8 @@ class Plan:
     requests: list[dict[str, Any]] = field(default_factory=list)
     """What each stage asks of the machine or the cluster."""
     warnings: list[str] = field(default_factory=list)
+    ranks: bool = True
+    """Whether any stage's policy chooses between variants."""
 
     def to_json(self) -> dict[str, Any]:
         """One plain object."""
@@ -98,7 +101,8 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
     last = list(study.stages)[-1]
     everyone = len({ref.name for ref in _rows(study, Selection())})
     naive_evaluation = _side_cost(study, study.evaluation.price, last, everyone)
-    naive = total([shakedown.usd, stage_cost(study, last, everyone).usd, naive_evaluation.usd])
+    ranks = any(stage.promotion.policy not in ("always", "if_affordable") for stage in study.stages.values())
+    naive = total([shakedown.usd, stage_cost(study, last, everyone).usd, naive_evaluation.usd]) if ranks else None
     limit = study.budget.usd
     return Plan(
         study=study.name,
@@ -109,6 +113,7 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
         gpu_hours=total([shakedown.gpu_hours, *(stage.gpu_hours for stage in stages), evaluation.gpu_hours]),
         usd=usd,
         usd_worst=total([usd, *(cost for _, cost in pivot_costs(study, names)), *_surplus(study, stages)]),
+        ranks=ranks,
         usd_naive=naive,
         saving=1 - usd / naive if usd is not None and naive else None,
         budget_usd=limit,

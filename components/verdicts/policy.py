@@ -104,7 +104,7 @@ def _stop(stage: Stage, results: StageResults, arms: list[Arm], reason: str) -> 
 
 
 def _always(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
-    """Everything that has a figure goes on, and what collapsed; the table is in the order of means, which decides nothing."""
+    """Everything that has a figure goes on, and what collapsed; nothing rests on the order of the table."""
     order = ranked(arms)
     others = collapsed(arms)
     return Verdict(

@@ -140,7 +140,7 @@ def _print(planned: Plan) -> None:
     table = Table(title=f"{planned.study} ({planned.profile})", title_justify="left", box=None, pad_edge=False)
     for heading in ("", "trials", "tokens", "at once", "GPU hours", "hours", "dollars", "so far"):
         table.add_column(heading, justify="left" if heading == "" else "right")
-    table.add_row("shakedown", "1", "", "", *_figures(planned.shakedown))
+    table.add_row("shakedown", str(planned.shakedown.trials), "", "", *_figures(planned.shakedown))
     for stage in planned.stages:
         low_high = stage.trials_range
         trials = f"{low_high[0]}–{low_high[1]}" if low_high else str(stage.trials)
@@ -154,7 +154,8 @@ def _print(planned: Plan) -> None:
     for branch in planned.branches:
         branches.add_row(branch["name"], _priced(branch["usd"]), "" if branch["affordable"] else "not affordable")
     branches.add_row("worst case", _priced(planned.usd_worst))
-    branches.add_row("naive plan: every variant at the last stage's length", _priced(planned.usd_naive))
+    if planned.ranks:
+        branches.add_row("naive plan: every variant at the last stage's length", _priced(planned.usd_naive))
     console.print(branches)
     if planned.saving is not None:
         console.print(f"saving against the naive plan: {100 * planned.saving:.0f} %")
