@@ -14,7 +14,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -67,6 +67,13 @@ class Cluster:
         from kubernetes import client
 
         return client.BatchV1Api(self.api)
+
+    @property
+    def no_answer(self) -> Any:
+        """What the clients above raise."""
+        from kubernetes.client.exceptions import ApiException
+
+        return ApiException
 
     @cached_property
     def s3(self) -> Any:
@@ -282,16 +289,27 @@ def run_pod(cluster: Cluster, wait_for: Callable[..., Any]) -> Callable[..., Fin
     return run
 
 
+@contextmanager
+def _locked(*, alone: bool) -> Iterator[None]:
+    folder = Path(os.environ.get("PODIUM_CLUSTER_DIR") or CHECKOUT / ".cluster")
+    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
+
+
+@pytest.fixture(scope="session")
+def undisturbed() -> Callable[[], Any]:
+    """`with undisturbed():` what a wider fixture does on the cluster; it is set up before its test takes the lock."""
+    return lambda: _locked(alone=False)
+
+
 @pytest.fixture(autouse=True)
 def _cluster_lock(request: pytest.FixtureRequest) -> Iterator[None]:
     """Shared with other tests, and for a `disruptive` one alone."""
     if request.node.get_closest_marker("cluster") is None:
         yield
         return
-    alone = request.node.get_closest_marker("disruptive") is not None
-    folder = Path(os.environ.get("PODIUM_CLUSTER_DIR") or CHECKOUT / ".cluster")
-    with folder.with_name(f"{folder.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+    with _locked(alone=request.node.get_closest_marker("disruptive") is not None):
         yield
 
 
