@@ -100,9 +100,9 @@ def check_code_is_read_only() -> Iterator[str]:
 
 
 def check_tools(trainer: bool) -> Iterator[str]:
-    """What Kubeflow's launcher calls is there, a compiler only where torch.compile needs it, and no installer."""
+    """What Kubeflow's launcher calls is there, and a compiler only where torch.compile needs it."""
     wanted = ["sh", "mktemp", "podium", *(["gcc", "g++"] if trainer else [])]
-    unwanted = ["pip", "uv", *([] if trainer else ["gcc", "g++", "cc"])]
+    unwanted = [] if trainer else ["gcc", "g++", "cc"]
     yield from (f"{tool} is missing" for tool in wanted if shutil.which(tool) is None)
     yield from (f"{shutil.which(tool)} has no business here" for tool in unwanted if shutil.which(tool))
 
