@@ -191,8 +191,9 @@ def make_namespace(cluster: Cluster) -> Iterator[Callable[..., str]]:
         return name
 
     yield make
-    for name in made:
-        cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
+    with _locked(alone=False):
+        for name in made:
+            cluster.kubectl("delete", "namespace", name, "--wait=false", check=False)
 
 
 @pytest.fixture
@@ -216,8 +217,9 @@ def make_bucket(cluster: Cluster) -> Iterator[Callable[[], str]]:
         return made[-1]
 
     yield make
-    for name in made:
-        bucket_away(cluster, name)
+    with _locked(alone=False):
+        for name in made:
+            bucket_away(cluster, name)
 
 
 @pytest.fixture
