@@ -13,6 +13,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -102,9 +103,9 @@ class Sender:
         with suppress(Exception):  # the first send says what is wrong
             initialise(self._uri)
 
-    def send(self) -> None:
-        """Send what has changed since the last time. A server that is down is left for the next time."""
-        for folder in self._trials():
+    def send(self, folders: Sequence[str] | None = None) -> None:
+        """Send what has changed since the last time, of these trials or of all. A server that is down is for later."""
+        for folder in self._trials() if folders is None else folders:
             stamps = self._stamps(folder)
             if stamps == self._sent.get(folder):
                 continue

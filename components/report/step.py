@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from podium.components.launch.catch_up import catch_up
 from podium.components.reporting.build import FOLDER, build_report
 from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.run import Run
@@ -24,6 +25,7 @@ def report(run: str, store: str) -> str:
     # the entry comes first, so that the report which it is about shows the ledger as it stays
     opened.ledger.append("report", "final", index=f"{FOLDER}/index.html")
     html = build_report(opened)
+    catch_up(opened)
     _log_to_mlflow(opened)
     return html
 

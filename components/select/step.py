@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from podium.components.launch.catch_up import catch_up
 from podium.components.reporting.build import build_report
 from podium.components.study.layout import CANCEL
 from podium.components.study.run import Run
@@ -54,6 +55,7 @@ def select(run: str, store: str, stage: str, selection: str) -> Selected:
     print(verdict.reason, flush=True)
     if verdict.decision != "await":
         prune_checkpoints(opened, verdict)
+    catch_up(opened)
     return Selected(verdict.decision, to_markdown(verdict), build_report(opened), numbers(verdict))
 
 

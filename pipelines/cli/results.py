@@ -99,6 +99,7 @@ def sync(
 
     Example: [b]podium sync runs/demo --mlflow-uri http://mlflow.example:5000[/b]
     """
+    from podium.components.launch.catch_up import is_sent
     from podium.components.launch.tracker import Sender
     from podium.trainer.errors import InUseError, StorageError
     from podium.trainer.mlflow_server import artifact_root, initialise
@@ -117,13 +118,7 @@ def sync(
         Sender(found.uri, stage, f"trials/{stage}", found.study.name, found.id, uri, artifacts).send()
     started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
     started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/config.json")}
-    missing = [name for name, folder in started.items() if not _is_sent(found, folder, uri)]
+    missing = [name for name, folder in started.items() if not is_sent(found, folder, uri)]
     if missing:
         raise StorageError(f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}")
     result(f"{len(started)} trials are in MLflow at {uri}")
-
-
-def _is_sent(run: Run, folder: str, uri: str) -> bool:
-    state = run.read_json(f"{folder}/sync.json") or {}
-    ended = run.storage.exists(f"{folder}/result.json")
-    return state.get("tracking_uri") == uri and bool(state.get("result_sha256") if ended else state.get("run_id"))

@@ -194,11 +194,10 @@ class Release:
         found = self.cluster.kubectl("-n", self.runner, "get", "configmap", "podium-config", "-o", "json")
         return dict(json.loads(found)["data"])
 
-    @property
-    def uploaded(self) -> dict[str, Any]:
-        """What the stand-in of Kubeflow holds."""
-        path = f"/api/v1/namespaces/{self.namespace}/services/ml-pipeline:8888/proxy/stand-in/state"
-        return dict(json.loads(self.cluster.kubectl("get", "--raw", path)))
+    def kubeflow(self, path: str) -> dict[str, Any]:
+        """What the stand-in of Kubeflow's API answers to a GET."""
+        proxy = f"/api/v1/namespaces/{self.namespace}/services/ml-pipeline:8888/proxy"
+        return dict(json.loads(self.cluster.kubectl("get", "--raw", f"{proxy}/{path}")))
 
     def _apply(self, verb: str, values: dict[str, Any]) -> str:
         wait = ["--wait", "--timeout", f"{DEADLINE_SECONDS}s"]

@@ -2,6 +2,7 @@
 
 import json
 import time
+import urllib.request
 
 import pytest
 
@@ -56,6 +57,24 @@ def lasting(objects):
     return {name for name in objects if not name.startswith(("pod/", "job.", "replicaset.", "endpointslice."))}
 
 
+def scraped(release):
+    """Metrics of one server."""
+    label = "app.kubernetes.io/component=mlflow"
+    ask = [
+        "get",
+        "pods",
+        "-l",
+        label,
+        "--field-selector",
+        "status.phase=Running",
+        "-o",
+        "jsonpath={.items[0].status.podIP}",
+    ]
+    address = release.cluster.kubectl("-n", release.namespace, *ask)
+    with urllib.request.urlopen(f"http://{address}:5000/metrics", timeout=30) as answer:
+        return answer.read().decode()
+
+
 def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(make_release, cluster):
     release = make_release("life")
     before = release.objects()
@@ -67,12 +86,14 @@ def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(m
         {
             "trials": {"parallel": 3, "priorityClass": "screening"},
             "priorityClasses": [{"name": "screening", "value": -5}],
-            "mlflow": {"replicas": 2, "extraAllowedHosts": ["mlflow.example.com"]},
+            "mlflow": {"replicas": 2, "serviceMonitor": {"enabled": True}},
             "networkPolicy": {"enabled": True},
             "kueue": {"enabled": True, "quotas": {"cpu": {"cpu": 4, "memory": "8Gi"}}},
         }
     )
     assert "LEFT OUT: kueue.enabled is true, but this cluster has no kueue.x-k8s.io" in notes
+    assert "LEFT OUT: mlflow.serviceMonitor.enabled is true, but this cluster has no monitoring.coreos.com/v1" in notes
+    assert "mlflow_http_request_total" in scraped(release), "as Prometheus asks: by a pod's address"
     assert "parallel: 3" in release.config["PODIUM_JOBS"]
     assert f"priority_class: {release.namespace}-life-podium-screening" in release.config["PODIUM_JOBS"]
     assert "queue:" not in release.config["PODIUM_JOBS"], "no queue without Kueue: Jobs would wait for ever"
@@ -98,7 +119,7 @@ def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(m
     while release.objects() and time.monotonic() < deadline:
         time.sleep(1)
     assert release.objects() == set()
-    assert release.uploaded["pipelines"], "as NOTES says, what was uploaded stays"
+    assert release.kubeflow("stand-in/state")["pipelines"], "as NOTES says, what was uploaded stays"
 
 
 @pytest.mark.parametrize(
