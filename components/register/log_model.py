@@ -15,6 +15,7 @@ from podium.components.study.finalists import Finalist
 from podium.components.study.kubeflow import mlflow_tags
 from podium.components.study.layout import verdict_key
 from podium.components.study.run import Run
+from podium.trainer.data.manifest import TOKENIZER
 from podium.trainer.mlflow_server import artifact_root, client, ensure_parent
 from podium.trainer.storage import open_storage
 
@@ -85,9 +86,11 @@ def _fetch(run: Run, winner: Finalist, scratch: Path) -> dict[str, Path]:
     wanted = {
         "weights": (trial, winner.model_key),
         "config": (trial, sidecar),
-        "tokenizer": (open_storage(winner.trial.dataset_uri), "tokenizer.json"),
         "verdict": (run.storage, verdict_key(run.stages[-1])),
     }
+    data = open_storage(winner.trial.dataset_uri)
+    if data.exists(TOKENIZER):  # shards that somebody else tokenised come without
+        wanted["tokenizer"] = (data, TOKENIZER)
     found = {}
     for name, (storage, key) in wanted.items():
         found[name] = scratch / ("verdict.json" if name == "verdict" else Path(key).name)

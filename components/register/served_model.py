@@ -28,9 +28,11 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
 
         weights = Path(context.artifacts["weights"])
         model, self.config = load_model(weights)
-        self.tokenizer = load_tokenizer(Path(context.artifacts["tokenizer"]).parent)
-        self.token_bytes = bytes_per_token(self.tokenizer)
-        self.end_of_text = end_of_text(self.tokenizer)
+        self.tokenizer = self.token_bytes = self.end_of_text = None
+        if "tokenizer" in context.artifacts:
+            self.tokenizer = load_tokenizer(Path(context.artifacts["tokenizer"]).parent)
+            self.token_bytes = bytes_per_token(self.tokenizer)
+            self.end_of_text = end_of_text(self.tokenizer)
         self.device = choose_device(self.config.runtime.device)
         self.model = model.to(self.device)
 
@@ -38,7 +40,12 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         """Score each text of the column `text`, every token of it given those before, from an end-of-text token on.
 
         A text longer than the model's sequence is scored in pieces of that length. An empty text has no loss: NaN.
+        Raises DataError for a model that was trained on tokens without their tokenizer: it can only `evaluate`.
         """
+        if self.tokenizer is None:
+            from podium.trainer.errors import DataError
+
+            raise DataError("this model was trained on ready-made tokens, and their tokenizer was not given")
         rows = [self._score(text) for text in model_input["text"]]
         return pd.DataFrame(rows, columns=["loss", "tokens", "bits_per_byte"])
 
@@ -75,6 +82,7 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         }
 
     def _score(self, text: str) -> tuple[float, int, float]:
+        assert self.tokenizer is not None
         ids = np.asarray([self.end_of_text, *self.tokenizer.encode(text).ids], dtype=np.int64)
         if len(ids) < 2:
             return math.nan, 0, math.nan

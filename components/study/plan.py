@@ -14,6 +14,8 @@ from podium.components.study.schema import Price, Study
 from podium.components.study.selection import Selection, check_selection, is_selected
 from podium.components.study.trials import dataset_config, gate_stages, stage_seeds, variant_config
 from podium.components.verdicts.verdict import VariantRef
+from podium.trainer.data.corpora import HUB_SHARDS
+from podium.trainer.data.manifest import SHARD_TOKENS
 
 CORPUS_TOKENS = {"wikitext-2": 2_400_000}
 """Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
@@ -166,6 +168,8 @@ def _stage_plan(study: Study, name: str, arms: Counted, selection: Selection, us
     tokens = variant_config(study, name, base).tokens
     corpus = dataset_config(study, base).corpus
     known = CORPUS_TOKENS.get(corpus.source) if corpus.max_bytes is None else None
+    if corpus.source == "fineweb" and (corpus.shards or corpus.path is None):
+        known = SHARD_TOKENS * (corpus.shards or HUB_SHARDS)
     so_far = total([usd_before, cost.usd])
     limit = study.budget.usd
     return StagePlan(

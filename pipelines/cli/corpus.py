@@ -23,7 +23,7 @@ def check_corpus(study: Study) -> None:
     from podium.components.study.trials import dataset_config, variant_config
     from podium.trainer.data.corpora import open_corpus
     from podium.trainer.data.manifest import check_lengths
-    from podium.trainer.data.prepare import prepare
+    from podium.trainer.data.prepare import data_fingerprint, prepare
     from podium.trainer.storage import open_storage
 
     first = next(iter(study.stages))
@@ -33,6 +33,9 @@ def check_corpus(study: Study) -> None:
         key = config.model_dump_json()
         lengths[key] = (config, max(length, lengths[key][1] if key in lengths else 0))
     for config, length in lengths.values():
+        if config.corpus.source == "fineweb":
+            data_fingerprint(config)  # finds the shards, and looks into those that lie here
+            continue
         on_hub = config.corpus.source == "wikitext-2" and config.corpus.path is None
         if on_hub or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
             continue

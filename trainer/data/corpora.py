@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 DOCUMENTS_VERSION = 1
 """Raised when the same corpus would give other documents or splits."""
 BUILTIN_BYTES = 8_000_000
+HUB_SHARDS = 9
+"""FineWeb's training shards of 100M tokens that are taken of the hub's by default."""
 WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 
 

@@ -12,19 +12,14 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from podium.trainer.data.corpora import HUB_SHARDS, CorpusConfig
 from podium.trainer.data.manifest import TRAIN, VALIDATION, Manifest, Shard, Split
 from podium.trainer.data.shards import HEADER_BYTES, open_shard
 from podium.trainer.errors import DataError
 from podium.trainer.storage import SCRATCH, Storage, open_storage, sha256_of
 
-if TYPE_CHECKING:
-    from podium.trainer.data.corpora import CorpusConfig
-
 HUB_REPOSITORY = "kjj0/fineweb10B-gpt2"
-HUB_SHARDS = 9
-"""Training shards of 100M tokens that are taken of the hub's by default."""
 HUB = "hub://"
 """Begins the source of a dataset on the hub: `hub://owner/name@commit`."""
 VALIDATION_TOKENS = 10_485_760

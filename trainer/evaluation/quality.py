@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from podium.trainer.data.loader import evaluation_batches
-from podium.trainer.data.manifest import TEST
+from podium.trainer.data.manifest import TEST, TOKEN_BYTES
 from podium.trainer.data.tokenizer import end_of_text, token_bytes
 from podium.trainer.errors import DataError
 from podium.trainer.evaluation.local_tasks import Row, read_task
@@ -74,7 +74,7 @@ def _evaluate(subject: Subject, split: str, batches: int | None, sequences: int 
         islice(read, batches),
         device=subject.device,
         autocast=subject.autocast,
-        token_bytes=token_bytes(subject.data),
+        token_bytes=token_bytes(subject.data) if (subject.data / TOKEN_BYTES).is_file() else None,
     )
 
 
@@ -83,7 +83,7 @@ def _put_split(metrics: Metrics, name: str, found: Evaluation | None, why_not: s
         metrics.miss([f"{name}_{field}" for field in _SPLIT_FIELDS], why_not)
         return
     for field, value in asdict(found).items():
-        metrics.put(f"{name}_{field}", value, "no predicted token stands for any byte")
+        metrics.put(f"{name}_{field}", value, "the dataset has no tokenizer, or no predicted token stands for any byte")
 
 
 def read_examples(request: EvaluationRequest, scratch: Path) -> Examples | None:
@@ -108,6 +108,8 @@ def put_smallbench(
     """Accuracy of every task with its standard error; each example's outcome goes into the file."""
     fields = [f"smallbench_{task}_{name}" for task in TASKS for name in _TASK_FIELDS]
     why_not = request.why_not("smallbench")
+    if why_not is None and subject.tokenizer is None:
+        why_not = "the dataset has no tokenizer (--tokenizer gives one)"
     if why_not is not None:
         metrics.miss([*fields, "smallbench_mean_accuracy"], why_not)
         return

@@ -39,7 +39,7 @@ class Subject:
     manifest: Manifest | None
     """None where no part that was asked for reads it."""
     tokenizer: Tokenizer | None
-    """None where SmallBench was not asked for."""
+    """None where SmallBench was not asked for, or the dataset has none."""
 
 
 def open_subject(request: EvaluationRequest, scratch: Path) -> Subject:
@@ -61,7 +61,8 @@ def open_subject(request: EvaluationRequest, scratch: Path) -> Subject:
                 f"--data: its tokens must fit the model's vocabulary of {config.model.vocab_size}, "
                 f"got {manifest.tokenizer_size}"
             )
-    if wants_smallbench:
+    has_own = manifest is not None and manifest.tokenizer_sha256 is not None
+    if wants_smallbench and (request.tokenizer is not None or has_own):
         tokenizer = _tokenizer(request.tokenizer, data, config.model.vocab_size)
     return Subject(
         located=located,

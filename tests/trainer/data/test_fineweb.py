@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from podium.trainer.config import RunSpec, load_config
 from podium.trainer.data import fineweb, shard_cache
 from podium.trainer.data.corpora import CorpusConfig, parse_corpus
 from podium.trainer.data.loader import SequenceLoader, evaluation_batches
@@ -20,6 +21,9 @@ from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, dataset
 from podium.trainer.data.shard_cache import ShardCache
 from podium.trainer.data.shards import HEADER_BYTES, ShardWriter
 from podium.trainer.errors import ConfigError, DataError
+from podium.trainer.evaluation.request import EvaluationRequest
+from podium.trainer.evaluation.run import evaluate_checkpoint
+from podium.trainer.run import train
 from podium.trainer.storage import open_storage
 
 TOKENS = 600
@@ -300,3 +304,43 @@ def test_a_shuffled_order_needs_room_for_all_shards(
     monkeypatch.setenv("PODIUM_SHARD_CACHE", "much")
     with pytest.raises(ConfigError, match="PODIUM_SHARD_CACHE: must be a whole number"):
         SequenceLoader(folder, "train", sequence_length=16, batch_sequences=8, seed=1)
+
+
+def test_a_speedrun_trains_on_shards_and_leaves_null_what_a_tokenizer_would_tell(shards: Path, tmp_path: Path) -> None:
+    for path in shards.glob("*.bin"):
+        tokens = np.fromfile(path, dtype="<u2", offset=HEADER_BYTES) % 64
+        write_shard(shards, path.name, tokens)
+    folder, _ = prepared(parse_corpus(f"fineweb:{shards}"), tmp_path / "store")
+    config = load_config(
+        {
+            "model": {"family": "speedrun", "vocab_size": 50304, "d_model": 8, "n_layers": 1, "n_heads": 1},
+            "data": {"sequence_length": 16, "order": "sequential"},
+            "optimizer": {"name": "muon", "learning_rate": 0.01},
+            "schedule": {"name": "warmdown", "warmup_fraction": 0.0, "warmdown_steps": 2},
+            "batch": {"sequences": 4, "micro_batch": 2},
+            "max_steps": 4,
+            "evaluation": {"every_steps": 4, "sequences": 8},
+            "checkpoint": {"every_steps": 4},
+            "runtime": {"device": "cpu", "threads": 1, "untimed_steps": 2},
+        }
+    )
+    result = train(RunSpec(config=config, dataset=f"file://{folder}"), open_storage(str(tmp_path / "run")))
+    assert result.status == "completed"
+    assert result.final_val_loss is not None
+    assert result.final_bits_per_byte is None
+    assert result.passes == pytest.approx(4 * 64 / 1792)
+    assert result.untimed_seconds is not None
+    assert result.training_seconds is not None
+    assert result.untimed_seconds > 0
+    # of the two timed steps alone
+    assert result.tokens_per_second == pytest.approx(2 * 64 / result.training_seconds)
+    request = EvaluationRequest(
+        checkpoint=str(tmp_path / "run"), output=str(tmp_path / "evaluation"), data=str(folder), device="cpu",
+        skip=("latency", "throughput"),
+    )  # fmt: skip
+    evaluate_checkpoint(request)
+    metrics = json.loads((tmp_path / "evaluation" / "metrics.json").read_text())
+    assert metrics["dev_loss"] == pytest.approx(np.log(50304), abs=10)
+    assert metrics["dev_bits_per_byte"] is metrics["tokenizer_sha256"] is metrics["smallbench_mean_accuracy"] is None
+    assert metrics["unmeasured"]["smallbench_mean_accuracy"] == "the dataset has no tokenizer (--tokenizer gives one)"
+    assert metrics["unmeasured"]["test_loss"] == "the dataset has no split 'test'"
