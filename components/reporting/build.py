@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from podium.components.reporting.collect import collect
 from podium.components.reporting.document import sections
+from podium.components.reporting.emergence.report import LAYOUT as EMERGENCE
+from podium.components.reporting.emergence.report import EmergenceReport, add_cells
 from podium.components.reporting.from_csv import report_figures
 from podium.components.reporting.headline import headline
 from podium.components.reporting.layouts.param_allocation import phase1_files
@@ -37,6 +39,10 @@ def render(data: ReportData) -> Report:
     """All files of the report, the same bytes for the same data."""
     rows = result_rows(data)
     figures = report_figures(data, rows)
+    emergence = EmergenceReport(data) if data.study.layout == EMERGENCE else None
+    if emergence is not None:
+        add_cells(data, rows)
+        figures = [*emergence.figures, *figures]
     to_target = TargetReport(data) if data.study.layout == LAYOUT else None
     if to_target is not None:
         # an axis by itself says little where combinations were tried
@@ -49,6 +55,8 @@ def render(data: ReportData) -> Report:
     if to_target is not None:
         parts = with_target_sections(parts, to_target.sections())
         files |= to_target.files()
+    if emergence is not None:
+        parts = with_target_sections(parts, emergence.sections())
     files["summary.md"] = summary(data, head, parts)
     files["index.html"] = page(data, head, parts)
     return Report(files)

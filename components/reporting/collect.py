@@ -14,6 +14,7 @@ from podium.components.study.run import Run, Trial
 from podium.components.verdicts.verdict import VariantRef, Verdict
 from podium.trainer.curve import Point, curve_of, read_lines
 from podium.trainer.errors import NotFoundError
+from podium.trainer.routing_metrics import Routing, routing_of
 
 MAX_CURVES = 300
 """Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""
@@ -68,7 +69,12 @@ def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
     curves = dict(zip(drawn, pool.map(lambda index: _curve(run, trials[index]), drawn), strict=True))
     with_logs = run.study.layout == "param-allocation" and name == run.stages[0]
     logs = list(pool.map(lambda trial: log_tail(run, trial), trials)) if with_logs else [""] * len(trials)
-    whole = [replace(trial, curve=curves.get(i, ()), log=logs[i]) for i, trial in enumerate(found)]
+    mixtures = [index for index in drawn if trials[index].config.mode == "moe"]
+    routing = dict(zip(mixtures, pool.map(lambda index: _routing(run, trials[index]), mixtures), strict=True))
+    whole = [
+        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=logs[i])
+        for i, trial in enumerate(found)
+    ]
     refs = run.stage_variants(name)
     return StageData(name, run.study.stages[name], None if refs is None else tuple(refs), tuple(whole), verdict)
 
@@ -95,14 +101,22 @@ def _drawn(run: Run, trials: list[TrialData], verdict: Verdict | None) -> list[i
 
 
 def _curve(run: Run, trial: Trial) -> tuple[Point, ...]:
+    return tuple(curve_of(_lines(run, trial, '"val_loss"')))
+
+
+def _lines(run: Run, trial: Trial, only: str) -> list[dict[str, Any]]:
+    """The lines of a trial's metrics that contain `only`: a train line a step would make up nearly all parsing."""
     try:
         text = run.storage.read_text(f"{trial.key.folder}/metrics.jsonl")
     except NotFoundError:
-        return ()
-    # a train line a step would make up nearly all of the parsing
+        return []
     whole = text[: text.rfind("\n") + 1]
-    evaluations = "".join(f"{line}\n" for line in whole.splitlines() if '"val_loss"' in line)
-    return tuple(curve_of(read_lines(evaluations)))
+    return read_lines("".join(f"{line}\n" for line in whole.splitlines() if only in line))
+
+
+def _routing(run: Run, trial: Trial) -> tuple[Routing, ...]:
+    lines = _lines(run, trial, '"router"')
+    return tuple(routing for line in lines if (routing := routing_of(line)) is not None)
 
 
 def log_tail(run: Run, trial: Trial) -> str:

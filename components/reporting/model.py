@@ -13,6 +13,7 @@ from podium.components.verdicts.verdict import VariantRef, Verdict
 from podium.trainer.config import TrainConfig
 from podium.trainer.curve import Point
 from podium.trainer.result import TrialResult
+from podium.trainer.routing_metrics import Routing
 
 PENDING = "pending"
 """Status of a trial that has no result yet."""
@@ -27,6 +28,8 @@ class TrialData:
     result: TrialResult | None = None
     curve: tuple[Point, ...] = ()
     """Evaluations; empty where the trial has none, or where a run of very many trials leaves it out."""
+    routing: tuple[Routing, ...] = ()
+    """What its routers did over time, of a mixture of experts."""
     config: TrainConfig | None = None
     log: str = ""
     """The last lines of its log, where the study's layout wants them."""

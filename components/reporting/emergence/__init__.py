@@ -1,0 +1,1 @@
+"""What a study of mixtures of experts adds to a report: how routing came out, by run, layer and domain."""
