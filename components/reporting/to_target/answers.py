@@ -69,9 +69,9 @@ def _verdict(found: Contrast, what: str) -> str:
         looks = "faster" if faster else "slower"
         return f"{what} looks {looks}, but nothing reached the target twice, so the noise is unknown."
     if found.missed_before or found.missed_after:
-        return f"Not shown: with {what} too many runs missed the target to tell."
+        return f"Not shown: too many runs missed the target to tell what {what} does."
     by_steps = " Fewer steps are shown, so it wins by steps only." if found.steps.sure and fewer else ""
-    return f"Not shown: with {what} the difference by the clock is within the noise.{by_steps}"
+    return f"Not shown: the difference that {what} makes by the clock is within the noise.{by_steps}"
 
 
 def _figures(found: Contrast) -> str:
