@@ -223,18 +223,18 @@ def test_the_notebooks_wait_takes_what_submit_gave(follow):
 
 def test_the_command_follows_to_the_verdict(kfp, podium, make_run, monkeypatch):
     """`podium submit --wait`: the store is where the run is, as prepare_data would have left it."""
-    run = make_run("registered")
+    state, run = kfp.state, make_run("registered")
     monkeypatch.setattr("podium.pipelines.cli.submit._store", lambda store: store)
     monkeypatch.setattr("podium.pipelines.wait.POLL_SECONDS", 0.05)
 
     def cluster():
         deadline = time.monotonic() + 60
-        while not kfp.state.runs and time.monotonic() < deadline:
+        while not state.runs and time.monotonic() < deadline:
             time.sleep(0.02)
-        (run_id,) = kfp.state.runs
+        (run_id,) = state.runs
         note_run(run.store, run_id, run.id)
-        kfp.state.set_run(run_id, "RUNNING", {"Prepare data": "SUCCEEDED"})
-        kfp.state.set_run(run_id, "SUCCEEDED", {"Register": "SUCCEEDED"})
+        state.set_run(run_id, "RUNNING", {"Prepare data": "SUCCEEDED"})
+        state.set_run(run_id, "SUCCEEDED", {"Register": "SUCCEEDED"})
 
     thread = threading.Thread(target=cluster)
     thread.start()
