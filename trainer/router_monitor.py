@@ -40,7 +40,7 @@ def collapse(checks: list[Check], rule: CollapseRule) -> str:
     newest = last[-1]
     return (
         f"experts collapsed: block {newest.layer} sent {newest.share:.1%} of its tokens to expert {newest.expert} by "
-        f"step {newest.step}, the {rule.checks}th look in a row over {rule.share:.0%}"
+        f"step {newest.step}, over {rule.share:.0%} at {rule.checks} looks in a row"
     )
 
 

@@ -56,7 +56,7 @@ def render(data: ReportData) -> Report:
         parts = with_target_sections(parts, to_target.sections())
         files |= to_target.files()
     if emergence is not None:
-        parts = with_target_sections(parts, emergence.sections())
+        head, parts = emergence.headline(head), with_target_sections(parts, emergence.sections())
     files["summary.md"] = summary(data, head, parts)
     files["index.html"] = page(data, head, parts)
     return Report(files)

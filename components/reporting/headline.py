@@ -86,6 +86,8 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
     alpha = verdict.test.get("alpha", getattr(stage.stage.promotion, "alpha", None))
     facts = (*_effect_facts(verdict, arm), *_money(data))
     detail = _numbers(data, stage, verdict, arm, base)
+    if verdict.policy in ("always", "if_affordable"):
+        return _compared(data)
     if not winner:
         return Headline(
             "open", "concluded", f"{stage.name.capitalize()} ended without a winner.", _full(verdict.reason), facts
@@ -103,6 +105,14 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
         return Headline("candidate", "exploratory", sentence, detail, facts)
     sentence = f"{winner} has the best mean and is a candidate: a lead over {verdict.opponent} is not proven."
     return Headline("candidate", "candidate", sentence, detail, facts)
+
+
+def _compared(data: ReportData) -> Headline:
+    """A study that ranks nothing ends by standing side by side."""
+    told = [f"{trial.key.name} {trial.status.replace('_', ' ')}" for trial in data.trials[:8] if trial.result]
+    registered = f" Registered: {data.registration['weights']}." if data.registration else ""
+    sentence = "Every run has ended; nothing is ranked, the report compares."
+    return Headline("candidate", "compared", sentence, f"{', '.join(told)}.{registered}", _money(data))
 
 
 def _race(data: ReportData, verdict: Verdict, winner: str, arm: ArmSummary | None) -> Headline:

@@ -23,6 +23,17 @@ def answers(data: ReportData, runs: list[MixtureRun]) -> tuple[str, ...]:
     return tuple(told)
 
 
+def headline_of(data: ReportData, runs: list[MixtureRun]) -> str:
+    """The study's question answered in a sentence by the run whose model is registered; empty while it has not run."""
+    stage = data.study.champion.stage
+    run = next((run for run in runs if run.routing and stage in (None, run.stage)), None)
+    last = figures_of(run.routing[-1]) if run is not None else None
+    if run is None or last is None or last.specialisation is None:
+        return ""
+    does = "specialise" if last.specialisation >= SPECIALISED else "hardly specialise"
+    return f"In {run.label} experts {does} by domain: {last.specialisation:.0%} of what there is to know of it."
+
+
 def _corpus(corpus: CorpusConfig) -> str:
     return f"Text: {corpus.description}."
 

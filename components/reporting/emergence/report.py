@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from podium.components.reporting import numbers
 from podium.components.reporting.document import Block, Bullets, Gallery, Section
-from podium.components.reporting.emergence.answers import answers
+from podium.components.reporting.emergence.answers import answers, headline_of
 from podium.components.reporting.emergence.figures import emergence_figures
 from podium.components.reporting.emergence.runs import MixtureRun, RoutingFigures, mixture_runs
 from podium.components.reporting.figures.style import Figure
+from podium.components.reporting.headline import Headline
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import Row
 from podium.components.reporting.table import Column, Line, Table, number, text
@@ -22,6 +25,11 @@ class EmergenceReport:
         self._data = data
         self._runs = mixture_runs(data)
         self.figures: list[Figure] = emergence_figures(self._runs)
+
+    def headline(self, head: Headline) -> Headline:
+        """The report's headline, with the answer as its sentence once all runs have ended."""
+        answer = headline_of(self._data, self._runs)
+        return replace(head, sentence=answer) if answer and head.badge == "compared" else head
 
     def sections(self) -> list[Section]:
         """The answers, the runs side by side and the heat maps; none while no run has ended."""

@@ -111,3 +111,20 @@ def test_without_a_result_nothing_is_added(data: ReportData) -> None:
     empty = replace(data, stages=tuple(replace(stage, trials=()) for stage in data.stages))
     assert mixture_runs(empty) == []
     assert "Do experts emerge?</h2>" not in render(empty).html
+
+
+def test_the_headline_is_the_answer_once_every_run_has_ended(data: ReportData) -> None:
+    from podium.components.verdicts.policy import decide
+    from podium.components.verdicts.verdict import StageResults, TrialOutcome
+
+    def decided(stage: StageData) -> StageData:
+        outcome = TrialOutcome(variant="gpt2", seed=42, fingerprint="f", status=Status.COMPLETED, value=5.0)
+        assert stage.variants
+        results = StageResults(stage=stage.name, variants=list(stage.variants), seeds=[42], outcomes=[outcome])
+        verdict = decide(data.study, results)
+        assert verdict.decision == "promote"
+        return replace(stage, verdict=verdict)
+
+    ended = replace(data, stages=tuple(decided(stage) for stage in data.stages))
+    assert "<h1>In moe-main experts specialise by domain: " in render(ended).html
+    assert "specialise by domain: " not in render(data).html.partition("</h1>")[0]
