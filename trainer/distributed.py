@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from podium.trainer.errors import ConfigError
+
 MEETING_SECONDS = 60.0
 
 
@@ -87,9 +89,15 @@ def changes_layers(model: nn.Module) -> bool:
 
 
 def launched_ranks() -> Ranks:
-    """What torchrun's environment says, or one process."""
+    """What torchrun's environment says, or one process. Raises ConfigError where it says half of it."""
     if "WORLD_SIZE" not in os.environ or int(os.environ["WORLD_SIZE"]) == 1:
         return Ranks()
+    missing = [name for name in ("RANK", "LOCAL_RANK") if name not in os.environ]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, so {' and '.join(missing)} must be set: start the ranks with "
+            "`torchrun --nproc-per-node N -m podium.trainer …`, or `python -m torch.distributed.run` without torchrun"
+        )
     return Ranks(int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"]), int(os.environ["WORLD_SIZE"]))
 
 

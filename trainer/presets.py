@@ -53,9 +53,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "batch": {"sequences": 512, "micro_batch": 64},
         "max_steps": 5100,
         "max_grad_norm": None,
-        "evaluation": {"every_steps": 125, "sequences": 10240, "batch_sequences": 32},
+        # all of the split, which of FineWeb is the first 10,485,760 tokens
+        "evaluation": {"every_steps": 125, "batch_sequences": 32},
         "checkpoint": {"every_steps": 500},
         "runtime": {"untimed_steps": 10},
+    },
+    "speedrun-smoke": {
+        # the same in a minute on two CPU cores, on any prepared text
+        "model": {"family": "speedrun", "d_model": 64, "n_layers": 3, "n_heads": 2},
+        "data": {"sequence_length": 128, "order": "sequential"},
+        "optimizer": {"name": "muon", "learning_rate": 0.005, "rest": {"learning_rate": 0.01}},
+        "schedule": {"name": "warmdown", "warmup_fraction": 0.0, "final_fraction": 0.0, "warmdown_fraction": 0.284},
+        "batch": {"sequences": 8},
+        "max_steps": 120,
+        "max_grad_norm": None,
+        "evaluation": {"every_steps": 30, "sequences": 64},
+        "checkpoint": {"every_steps": 60},
     },
     **MOE_PRESETS,
 }

@@ -9,15 +9,19 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 
 from podium.trainer.curriculum import Curriculum
 from podium.trainer.curriculum_config import CurriculumConfig
 from podium.trainer.curve import read_lines
 from podium.trainer.data.loader import SequenceLoader, rank_slice
 from podium.trainer.data.shards import open_shard
+from podium.trainer.distributed import Ranks
 from podium.trainer.errors import ConfigError
 from podium.trainer.interruption import Interrupted
+from podium.trainer.precision import choose_precision
 from podium.trainer.run import train
+from podium.trainer.setup import build_parts, training_shapes
 from podium.trainer.stepper import passes
 from podium.trainer.stop_checks import impossible_rules
 from podium.trainer.storage import open_storage
@@ -196,6 +200,25 @@ def test_a_kill_rule_needs_evaluations_at_known_tokens(tiny_config):
         (problem,) = impossible_rules(tiny_config(curriculum=growing, stop={"kill": kill}))
         assert problem.where == "stop.kill"
         assert "mode 'reshape' and lengths that divide a step's 8 × 16 tokens" in problem.what
+
+
+@pytest.mark.parametrize("mode", ["crop", "reshape"])
+def test_every_shape_of_the_run_is_known_before_the_clock_starts(markov_data, tiny_config, mode):
+    growing = {"lengths": [4, 6, 16], "mode": mode, "window": 1, "min_improvement": 10.0}
+    config = tiny_config(curriculum=growing, batch={"sequences": 8, "micro_batch": 2})
+    parts = build_parts(config, markov_data, choose_precision("fp32", torch.device("cpu")), Ranks())
+    seen = []
+    parts.model.register_forward_pre_hook(lambda _, inputs: seen.append(tuple(inputs[0].shape)))
+    for step in range(1, 8):
+        shape = parts.curriculum.shape
+        loss, _ = parts.stepper.step(0.01, *parts.loader.next_batch(shape), sequences=shape.sequences)
+        parts.curriculum.note(loss.item())
+        if parts.curriculum.judges_at(step):
+            parts.curriculum.judge(step)
+    parts.loader.close()
+    assert {length for _, length in seen} == {4, 6, 16}
+    assert set(seen) == set(training_shapes(parts, Ranks()))
+    assert len(set(seen)) <= 2 * 3
 
 
 def test_a_thread_that_makes_batches_ahead_ends_with_its_loader(markov_data):

@@ -16,6 +16,7 @@ import torch
 from podium.trainer.checkpoint import load_model
 from podium.trainer.curve import read_lines
 from podium.trainer.distributed import Ranks, launched_ranks
+from podium.trainer.errors import ConfigError
 from podium.trainer.run import train
 from podium.trainer.storage import open_storage
 
@@ -56,7 +57,7 @@ def test_two_ranks_equal_one_with_accumulation(tmp_path, tiny_spec):
     spec = tiny_spec({"fingerprint": "x"}, batch={"sequences": 8, "micro_batch": 4})
     train(spec, open_storage(str(tmp_path / "one")), checkpoint_prefix="checkpoints/")
     for process in ranks:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert train_losses(tmp_path / "two") == pytest.approx(train_losses(tmp_path / "one"), abs=1e-6)
     mine, theirs = (
@@ -98,7 +99,7 @@ def test_a_speedrun_on_two_ranks_is_that_on_one_with_accumulation(tmp_path, tiny
     spec = tiny_spec({"fingerprint": "x"}, **fields, batch={"sequences": 8, "micro_batch": 2})
     train(spec, open_storage(str(tmp_path / "one")), checkpoint_prefix="checkpoints/")
     for process in ranks:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     one, two = (train_losses(tmp_path / name) for name in ("one", "two"))
     assert len(one) == 10
@@ -138,3 +139,11 @@ def test_torchrun_says_which_rank_this_is(monkeypatch):
     for name, value in (("WORLD_SIZE", "4"), ("RANK", "3"), ("LOCAL_RANK", "1")):
         monkeypatch.setenv(name, value)
     assert launched_ranks() == Ranks(3, 1, 4)
+
+
+def test_ranks_that_torchrun_did_not_start_are_told_how(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with pytest.raises(ConfigError, match=r"WORLD_SIZE is 2, so RANK must be set: start the ranks with `torchrun"):
+        launched_ranks()
