@@ -3,7 +3,7 @@
 As a script it runs anywhere with a Python, in a pod too: `python server.py --host 0.0.0.0 --port 8888`. It keeps what
 it is told in memory and runs nothing: a run's state changes when somebody says so (`POST /stand-in/runs/<id>` with
 `{"state": "FAILED", "tasks": {"Prepare data": "SUCCEEDED"}}`), or by `--finish SECONDS` all by itself. `GET
-/stand-in/state` tells everything it holds.
+/stand-in/state` tells everything it holds but the packages, `GET /stand-in/packages/<version id>` one of these.
 
 It refuses as the real one does: 401 for a token that is not on the list, 403 for a namespace that is not the user's,
 404 for what is not there, 409 for a second pipeline or version of a name, 400 for a body that is none. Errors have
@@ -324,6 +324,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _stand_in(self, method: str, path: str, body: bytes) -> dict:
         state = self.server.state
+        if method == "GET" and path.startswith("/stand-in/packages/"):
+            return {"package": _there(state.packages, path.removeprefix("/stand-in/packages/"), "Version")}
         if method == "GET":
             return state.plain()
         run_id = path.removeprefix("/stand-in/runs/")

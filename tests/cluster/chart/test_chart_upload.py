@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import yaml
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(900)]
 
@@ -55,9 +56,9 @@ def versions(release):
 
 def inputs(release, version):
     """Input → default, as the uploaded pipeline has them."""
-    path = f"apis/v2beta1/pipelines/{version['pipeline_id']}/versions/{version['pipeline_version_id']}"
-    spec = release.kubeflow(path)["pipeline_spec"]
-    parameters = spec.get("pipeline_spec", spec)["root"]["inputDefinitions"]["parameters"]
+    package = release.kubeflow(f"stand-in/packages/{version['pipeline_version_id']}")["package"]
+    spec, _ = yaml.safe_load_all(package)
+    parameters = spec["root"]["inputDefinitions"]["parameters"]
     return {name: each.get("defaultValue") for name, each in parameters.items()}
 
 
@@ -67,10 +68,16 @@ def test_every_shipped_study_is_a_pipeline_with_one_version(installed):
     assert {len(each) for each in found.values()} == {1}
 
 
-def test_an_upgrade_adds_a_version_where_content_changed_and_doubles_nothing(make_release):
+@pytest.fixture(scope="module")
+def release(make_release):
+    """One with a study of its own and a class of GPUs."""
     uploaded = {"studies": ["param-allocation"], "ownStudies": {"ours.yaml": OURS}}
     release = make_release("upload", {"gpuClasses": CLASSES, "upload": uploaded})
     release.install()
+    return release
+
+
+def test_an_upgrade_adds_a_version_where_content_changed_and_doubles_nothing(release):
     first = versions(release)
     assert {name: len(each) for name, each in first.items()} == {"param-allocation": 1, "ours": 1}
     (made,) = first["ours"].values()
@@ -95,12 +102,11 @@ def test_an_upgrade_adds_a_version_where_content_changed_and_doubles_nothing(mak
     assert versions(release) == second, "back to the first content: its version is there"
 
 
-def test_a_study_that_does_not_validate_fails_the_upgrade_and_its_log_says_why(make_release):
-    release = make_release("badstudy", {"upload": {"studies": ["param-allocation"]}})
-    release.install()
+def test_a_study_that_does_not_validate_fails_the_upgrade_and_its_log_says_why(release):
+    before = versions(release)
     changes = {"upload": {"ownStudies": {"ours.yaml": OURS.replace("vocab_size", "vocabsize")}, "retrySeconds": 1}}
     with pytest.raises(AssertionError) as error:
         release.upgrade(changes)
     assert "post-upgrade hooks failed" in str(error.value)
     assert "vocabsize" in str(error.value)
-    release.helm("rollback", release.name, "1", "--wait", "--timeout", "300s")
+    assert versions(release) == before
