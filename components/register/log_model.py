@@ -103,7 +103,8 @@ def _requirements(winner: Finalist) -> list[str]:
     versions = winner.result.versions
     # without the build (`+cu128`), which is no version of the package index
     torch = versions.torch.partition("+")[0] if versions and versions.torch else ""
-    installed = [f"{name}=={importlib.metadata.version(name)}" for name in NEEDED]
+    needed = (*NEEDED, "transformers") if winner.trial.config.model.family == "gpt2" else NEEDED
+    installed = [f"{name}=={importlib.metadata.version(name)}" for name in needed]
     return [*installed, f"torch=={torch}" if torch else "torch"]
 
 
