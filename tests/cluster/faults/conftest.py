@@ -201,10 +201,9 @@ class Scene:
     # ---- the cluster ----
 
     def listed(self, kind: str, selector: str = "app.kubernetes.io/component=trial") -> list[dict[str, Any]]:
-        """Objects of the namespace, as kubectl shows them."""
-        return json.loads(self.cluster.kubectl("-n", self.namespace, "get", kind, "-l", selector, "-o", "json"))[
-            "items"
-        ]
+        """The namespace's `jobs` or `pods`, as the server shows them. Asked often: kubectl would take a second each."""
+        ask = {"jobs": self.cluster.batch.list_namespaced_job, "pods": self.cluster.core.list_namespaced_pod}[kind]
+        return json.loads(ask(self.namespace, label_selector=selector, _preload_content=False).data)["items"]
 
     def job_uids(self) -> dict[str, str]:
         return {job["metadata"]["name"]: job["metadata"]["uid"] for job in self.listed("jobs")}
@@ -222,7 +221,13 @@ class Scene:
         pod = self.pod(trial)
         if pod is None:
             return 0
-        log = self.cluster.kubectl("-n", self.namespace, "logs", pod["metadata"]["name"], check=False)
+        try:
+            answer = self.cluster.core.read_namespaced_pod_log(
+                pod["metadata"]["name"], self.namespace, _preload_content=False
+            )
+        except self.cluster.no_answer:  # it has only just been started, or has just gone
+            return 0
+        log = answer.data.decode()
         return max(map(int, re.findall(r"^step (\d+)  validation", log, re.MULTILINE)), default=0)
 
     def trains(self, trial: str = BASELINE, *, step: int = 3 * EVERY, seconds: float = 240.0) -> dict[str, Any]:

@@ -105,9 +105,19 @@ def load_images(place: Place, names: list[str]) -> None:
     taken = subprocess.run(ctr(place, "images", "import", "-"), stdin=saved.stdout, capture_output=True, text=True)
     if saved.wait() or taken.returncode:
         raise SetupError(f"containerd can't import {' '.join(wanted)}: {taken.stderr[-1000:]}")
+    _drop_old_names(place)
     _drop_layers(place)
     stamps.write_text(json.dumps({**loaded, **{name: ids[name] for name in wanted}}))
     say(f"loaded in {time.monotonic() - began:.0f} s")
+
+
+def _drop_old_names(place: Place) -> None:
+    """Forget images that only their id still names: what a tag meant before, gigabytes of it."""
+    rows = [line.split() for line in daemons.output_of(ctr(place, "images", "ls")).splitlines()[1:]]
+    tagged = {row[2] for row in rows if not row[0].startswith("sha256:")}
+    old = [row[0] for row in rows if row[0].startswith("sha256:") and row[2] not in tagged]
+    if old:
+        daemons.output_of(ctr(place, "images", "rm", *old))
 
 
 def _drop_layers(place: Place) -> None:

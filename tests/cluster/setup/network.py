@@ -39,7 +39,7 @@ def make_bridge(place: Place) -> None:
     if not saved.exists():
         values = {name: _sysctl(name).read_text().strip() for name in SYSCTLS if _sysctl(name).exists()}
         saved.write_text(json.dumps(values))
-    if not Path(f"/sys/class/net/{BRIDGE}").exists():
+    if not _has_bridge():
         daemons.output_of(["ip", "link", "add", BRIDGE, "type", "bridge"])
         daemons.output_of(["ip", "address", "add", f"{HOST}/24", "dev", BRIDGE])
     daemons.output_of(["ip", "link", "set", BRIDGE, "up"])
@@ -117,7 +117,7 @@ def remove(place: Place) -> None:
     for tool in ("iptables", "ip6tables"):
         for table in ("nat", "filter", "mangle", "raw"):
             _remove_chains(tool, table)
-    if Path(f"/sys/class/net/{BRIDGE}").exists():
+    if _has_bridge():
         daemons.output_of(["ip", "link", "delete", BRIDGE])
     saved = place.state / "sysctls.json"
     if saved.exists():
@@ -141,6 +141,10 @@ def _remove_chains(tool: str, table: str) -> None:
 def _jumps(rule: str, chains: list[str]) -> bool:
     words = rule.split()
     return words[1] not in chains and any(word in chains for word in words[2:])
+
+
+def _has_bridge() -> bool:
+    return subprocess.run(["ip", "link", "show", BRIDGE], capture_output=True).returncode == 0
 
 
 def _sysctl(name: str) -> Path:

@@ -1,0 +1,36 @@
+"""`make cluster-down` takes away all that `make cluster` brought."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+
+SETUP = Path(__file__).parent / "setup"
+
+
+def test_a_cluster_that_was_stopped_leaves_nothing_behind(tmp_path_factory, cluster):
+    programs = Path(subprocess.run(["which", "kubelet"], capture_output=True, text=True).stdout.strip()).parent
+    assert programs.name.startswith("bin-"), "run it with the `env` of the test cluster sourced"
+    folder = Path("/tmp") / f"podium-{uuid.uuid4().hex[:6]}"  # a socket's path is short
+    (folder / "cache").mkdir(parents=True)
+    (folder / "cache" / programs.name).symlink_to(programs)
+    env = {**os.environ, "PODIUM_CLUSTER_CACHE": f"{folder}/cache", "PODIUM_CLUSTER_DIR": f"{folder}/state"}
+    try:
+        argv = [str(SETUP / "isolated.sh"), folder.name, sys.executable, str(SETUP / "up_and_down.py")]
+        done = subprocess.run(argv, capture_output=True, text=True, env=env)
+        assert done.returncode == 0, done.stderr
+    finally:
+        subprocess.run(["rm", "-rf", "--one-file-system", str(folder)], check=True)
+    seen = json.loads(done.stdout)
+    assert seen["after"] == seen["before"]
+    grew = {name: len(found) for name, found in seen["during"].items() if found != seen["before"][name]}
+    print(f"came and went: {grew}")
+    assert {"processes", "mounts", "links", "iptables-save", "cgroups", "state"} <= grew.keys()
