@@ -404,6 +404,7 @@ def test_memory_that_runs_out_is_a_result_naming_the_batch(tmp_path, tiny_spec, 
     result = train(spec, open_storage(str(tmp_path)))
     assert result.status is Status.OUT_OF_MEMORY
     assert "4 × 16 tokens in one forward pass (8 sequences a step)" in result.reason
+    assert "batch.micro_batch 2 is the same optimisation with half of that at once" in result.reason
 
 
 def test_the_clock_leaves_slow_evaluation_out(tmp_path, tiny_spec, monkeypatch):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from podium.trainer.config import RuntimeConfig
 from podium.trainer.errors import ConfigError
-from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory
+from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory, set_up
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
@@ -45,3 +47,24 @@ def test_memory_that_ran_out_is_told_from_other_errors():
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried …"))
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
+
+
+def test_on_a_gpu_the_named_attention_kernel_is_the_only_one(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    monkeypatch.setattr(torch, "use_deterministic_algorithms", lambda *a, **k: seen.setdefault("deterministic", True))
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    for kernel in ("cudnn", "flash", "mem_efficient", "math"):
+        monkeypatch.setattr(
+            torch.backends.cuda, f"enable_{kernel}_sdp", lambda on, kernel=kernel: seen.setdefault(kernel, on)
+        )
+    set_up(RuntimeConfig(attention="cudnn", deterministic=False), CUDA)
+    assert seen == {"cudnn": True, "flash": False, "mem_efficient": False, "math": False}
+    seen.clear()
+    set_up(RuntimeConfig(), CUDA)
+    assert seen == {"deterministic": True}
+
+
+def test_a_kernel_without_determinism_is_refused_where_determinism_is_asked_for():
+    with pytest.raises(ValidationError, match="cuDNN's attention has no deterministic kernel"):
+        RuntimeConfig(attention="cudnn")

@@ -19,9 +19,9 @@ from pydantic import ValidationError
 
 from podium.trainer.data import build
 from podium.trainer.data.corpora import CorpusConfig
-from podium.trainer.data.stream import TokenStream
 from podium.trainer.data.manifest import Manifest, check_lengths, dataset_folder, load_manifest
 from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
+from podium.trainer.data.stream import TokenStream
 from podium.trainer.data.tokenizer import load_tokenizer, token_bytes
 from podium.trainer.errors import DataError, StorageError
 from podium.trainer.storage import Storage, open_storage
