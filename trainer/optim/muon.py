@@ -57,6 +57,9 @@ class Muon:
         self._config, self._rest, self._ranks = config, rest, ranks
         self._matrices = list(matrices)
         self._orthogonalize = compiled_orthogonalize() if compiled else orthogonalize
+        # Compiled code is for one shape: layers that are not in use yet are zero matrices to it.
+        groups = _by_shape(self._matrices) if compiled else []
+        self._padded = {tuple(group[0].shape[-2:]): sum(len(_stack(each)) for each in group) for group in groups}
         self._group: dict[str, Any] = {"params": self._matrices, "lr": config.learning_rate}
         self.param_groups = [self._group, *rest.param_groups]
         self._peaks = [group["lr"] for group in self.param_groups]
@@ -127,6 +130,7 @@ class Muon:
 
     def _share(self, parameters: list[nn.Parameter], directions: list[Tensor]) -> _Share:
         matrices_KMN = torch.cat([_stack(direction) for direction in directions])
+        matrices_KMN = _with_zeros(matrices_KMN, self._padded.get(tuple(matrices_KMN.shape[-2:]), 0))
         own_kMN = self._orthogonalized(self._own(matrices_KMN.to(self._dtype(matrices_KMN))))
         if self._ranks.world_size == 1:
             return _Share(list(parameters), own_kMN, None)
@@ -140,9 +144,7 @@ class Muon:
         if world == 1:
             return matrices_KMN
         each = -(-len(matrices_KMN) // world)
-        own_kMN = matrices_KMN[self._ranks.rank * each : (self._ranks.rank + 1) * each]
-        missing = each - len(own_kMN)
-        return torch.cat((own_kMN, own_kMN.new_zeros(missing, *own_kMN.shape[1:]))) if missing else own_kMN
+        return _with_zeros(matrices_KMN[self._ranks.rank * each : (self._ranks.rank + 1) * each], each)
 
     def _orthogonalized(self, matrices_kMN: Tensor) -> Tensor:
         return self._orthogonalize(matrices_kMN, self._config.orthogonalization, self._config.iterations)
@@ -202,6 +204,14 @@ def _by_shape(parameters: list[nn.Parameter]) -> list[list[nn.Parameter]]:
     for parameter in parameters:
         groups.setdefault(tuple(parameter.shape[-2:]), []).append(parameter)
     return list(groups.values())
+
+
+def _with_zeros(matrices_KMN: Tensor, count: int) -> Tensor:
+    """With zero matrices at the end, so that there are `count` at least."""
+    missing = count - len(matrices_KMN)
+    if missing <= 0:
+        return matrices_KMN
+    return torch.cat((matrices_KMN, matrices_KMN.new_zeros(missing, *matrices_KMN.shape[1:])))
 
 
 def _stack(matrix: Tensor) -> Tensor:

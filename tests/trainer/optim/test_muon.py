@@ -176,6 +176,31 @@ def test_an_idle_matrix_between_others_shifts_nobody():
     assert all_of.state[three[1]]["momentum"].abs().max() == 0
 
 
+def test_compiled_code_sees_one_shape_however_many_layers_are_in_use(monkeypatch):
+    seen = []
+
+    def noted(x_KMN, method, steps):
+        seen.append(tuple(x_KMN.shape))
+        return orthogonalize(x_KMN, method, steps)
+
+    monkeypatch.setattr("podium.trainer.optim.muon.compiled_orthogonalize", lambda: noted)
+    shapes = ((8, 16), (8, 16), (8, 16), (4, 4))
+    ours, theirs = matrices(shapes=shapes), matrices(shapes=shapes)
+    config = MuonConfig(name="muon", learning_rate=RATE, orthogonalization_precision="fp32")
+    rest = AdamW([], lr=RATE, beta1=0.9, beta2=0.95, eps=1e-8)
+    compiled = Muon(ours, rest, config, compiled=True)
+    compiled.warm_up()
+    plain = muon_of(theirs, orthogonalization_precision="fp32")
+    for used in (1, 2, 3):
+        for optimizer, parameters in ((compiled, ours), (plain, theirs)):
+            for index, parameter in enumerate(parameters):
+                parameter.grad = None if used <= index < 3 else torch.full_like(parameter, 0.1 * used).sin()
+            optimizer.step()
+    assert set(seen) == {(3, 8, 16), (1, 4, 4)}
+    for mine, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, other)
+
+
 def test_dividing_in_the_step_is_dividing_the_gradients(make_model):
     ours, theirs = make_model(), make_model()
     optimizer, reference = make(ours), make(theirs)
