@@ -118,7 +118,8 @@ def check_fits(state: dict[str, Any], config: TrainConfig, name: str) -> None:
     problems += [
         Problem(f"model.{field}", f"must be {mine!r}, got {theirs!r}")
         for field, mine, theirs in differences(config.model_dump(mode="json")["model"], state["config"]["model"])
-        if field != "allocation"  # how the dimensions were asked for; they are compared themselves
+        # how the dimensions were asked for, which are compared themselves, and where the first weights came from
+        if field not in ("allocation", "source")
     ]
     if problems:
         raise CheckpointError(problems, source=f"{name}: a checkpoint of another architecture")

@@ -199,6 +199,7 @@ class Run:
             continues=trial.continues.fingerprint if trial.continues is not None else None,
             start_checkpoint=self._start_checkpoint(trial),
             watch=watch,
+            question=self.study.question,
             labels={
                 "study": self.study.name,
                 "run_id": self.id,
@@ -334,6 +335,10 @@ class Run:
             return self.storage.read_json(key)
         except NotFoundError:
             return None
+
+    def waiting(self) -> dict[str, str]:
+        """What trials that were started wait for, by name; empty where all run, and while nobody conducts them."""
+        return (self.read_json(layout.WAITING) or {}) if self.storage.exists(layout.LEASE) else {}
 
     def spent_usd(self) -> float:
         """Money spent so far: every trial's, lost attempts included, and what shakedown and evaluation cost."""

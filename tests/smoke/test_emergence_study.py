@@ -1,4 +1,4 @@
-"""The MoE-emergence study's smoke profile as a newcomer runs it: four runs on the demo corpus, compared and registered."""
+"""The MoE-emergence study's smoke profile as a newcomer runs it: four runs, compared, and one registered."""
 
 from __future__ import annotations
 
