@@ -3,7 +3,6 @@
 import json
 import re
 import time
-from pathlib import Path
 
 import pytest
 
@@ -31,7 +30,7 @@ def test_the_smoke_study_goes_from_groups_to_a_production_run(podium, tmp_path):
         assert result is not None
         assert result.status.value in ("target_reached", "missed_target"), result.reason
         assert (result.time_to_target_seconds is None) == (not result.reached_target)
-    report = Path(found[2]).parent
+    report = (tmp_path / found[2]).parent
     for name in ("trials.jsonl", "answers.md", "summary-broad.md", "summary-fine.md", "results.csv"):
         assert (report / name).stat().st_size > 0
     assert (report / "answers.md").read_text().count("\n- ") >= 4
