@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 
+from podium.components.launch.job_settings import check_jobs
 from podium.components.prepare_data.gpus import gpu_notes, gpu_problems
 from podium.components.step_process import PIPELINE_PID
 from podium.components.study.design import variants
@@ -59,6 +60,11 @@ def prepare(
         check_selection(loaded, chosen)
     except UserError as error:
         problems += error.problems
+    if launcher == "job":
+        try:
+            check_jobs(loaded, store)
+        except UserError as error:
+            problems += error.problems
     if problems:
         raise UserError(problems)
 

@@ -53,6 +53,7 @@ def status_of(run: Run) -> dict[str, Any]:
         "run_id": run.id,
         "state": run.state(),
         "stages": [_stage(run, stage) for stage in run.stages],
+        "waiting": run.waiting(),
         "champion": champion,
     }
 

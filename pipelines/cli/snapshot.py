@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,8 @@ class Snapshot:
     running: tuple[RunningTrial, ...]
     spent_usd: float
     budget_usd: float | None
+    waiting: tuple[str, ...] = ()
+    """What trials that were started wait for, one reason each with how many wait for it."""
 
 
 def take(run: Run) -> Snapshot:
@@ -87,7 +90,16 @@ def take(run: Run) -> Snapshot:
                 known=run.stage_variants(stage) is not None,
             )
         )
-    return Snapshot(_doing(run, stages), tuple(stages), tuple(running), run.spent_usd(), run.study.budget.usd)
+    doing, waiting = _doing(run, stages), tuple(reasons(run.waiting()))
+    return Snapshot(doing, tuple(stages), tuple(running), run.spent_usd(), run.study.budget.usd, waiting)
+
+
+def reasons(waiting: Mapping[str, str]) -> list[str]:
+    """What trials wait for: one line a reason, which names the trial that waits for it, or says how many do."""
+    names: dict[str, list[str]] = {}
+    for name, why in waiting.items():
+        names.setdefault(why, []).append(name)
+    return [f"{found[0] if len(found) == 1 else f'{len(found)} trials'}: {why}" for why, found in names.items()]
 
 
 def sentence(entry: Entry) -> str:

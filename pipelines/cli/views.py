@@ -18,6 +18,7 @@ PLAIN_SECONDS = 10.0
 """Seconds between two plain lines when nothing happens."""
 MOST_BARS = 12
 """Running trials that are drawn with a bar of their own."""
+MOST_REASONS = 5
 
 
 class View(Protocol):
@@ -121,6 +122,7 @@ def plain_line(snapshot: Snapshot) -> str:
         ]
         parts.append(", ".join(counts))
     parts += [_trial_words(trial) for trial in snapshot.running[:3]]
+    parts += [f"waiting: {reason}" for reason in snapshot.waiting[:1]]
     parts.append(money(snapshot))
     return " | ".join(parts)
 
@@ -144,6 +146,7 @@ def picture(snapshot: Snapshot) -> Group:
         bars.add_row(trial.name, bar, *_figures(trial))
     hidden = len(snapshot.running) - MOST_BARS
     more = [Text(f"and {hidden} more running", style="dim")] if hidden > 0 else []
+    more += [Text(f"waiting: {reason}", style="yellow") for reason in snapshot.waiting[:MOST_REASONS]]
     head = Text(f"{snapshot.doing}   {money(snapshot)}", style="bold")
     return Group(head, stages, bars, *more)
 
