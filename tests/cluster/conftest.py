@@ -305,6 +305,14 @@ def undisturbed() -> Callable[[], Any]:
     return lambda: _locked(alone=False)
 
 
+@pytest.fixture(scope="session")
+def own_cluster() -> None:
+    """For a test that reaches into the machine under the cluster: skipped where KUBECONFIG names somebody else's."""
+    folder = os.environ.get("PODIUM_CLUSTER_DIR")
+    if not folder or not (Path(folder) / "kubeconfig").exists():
+        pytest.skip("stops parts of the cluster or ends processes of its node: only on the one of `make cluster`")
+
+
 @pytest.fixture(autouse=True)
 def _cluster_lock(request: pytest.FixtureRequest) -> Iterator[None]:
     """Shared with other tests, and for a `disruptive` one alone."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -16,8 +17,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
 SETUP = Path(__file__).parent / "setup"
 
 
-def test_a_cluster_that_was_stopped_leaves_nothing_behind(tmp_path_factory, cluster):
-    programs = Path(subprocess.run(["which", "kubelet"], capture_output=True, text=True).stdout.strip()).parent
+def test_a_cluster_that_was_stopped_leaves_nothing_behind(own_cluster):
+    programs = Path(shutil.which("kubelet") or "").parent
     assert programs.name.startswith("bin-"), "run it with the `env` of the test cluster sourced"
     folder = Path("/tmp") / f"podium-{uuid.uuid4().hex[:6]}"  # a socket's path is short
     (folder / "cache").mkdir(parents=True)

@@ -254,7 +254,7 @@ def processes_of(pod: dict[str, Any]) -> list[int]:
 
 
 @pytest.fixture
-def sigkill() -> Callable[[dict[str, Any]], None]:
+def sigkill(own_cluster: None) -> Callable[[dict[str, Any]], None]:
     """Ends a pod's processes by SIGKILL, from outside, as a crash would."""
 
     def kill(pod: dict[str, Any]) -> None:

@@ -28,7 +28,7 @@ os.execvp("python", ["python", "-c", {command!r}, *sys.argv[1:]])
 
 
 @pytest.fixture
-def small_disk(scene, cluster, make_namespace, tmp_path):
+def small_disk(scene, cluster, own_cluster, make_namespace, tmp_path):
     """The scene's store on a disk of 64 MB behind an S3 server of its own; the disk's folder."""
     disk = tmp_path / "disk"
     disk.mkdir()
