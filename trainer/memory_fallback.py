@@ -74,7 +74,7 @@ def _smaller(config: TrainConfig) -> tuple[TrainConfig, str] | None:
         }
         said = f"batch 1 × accumulation {batch.sequences} instead of {micro} × {batch.sequences // micro}"
         return config.model_copy(update=update), said
-    if length > SHORT:
+    if length > SHORT and config.curriculum is None:
         update = {"data": config.data.model_copy(update={"sequence_length": SHORT})}
         return config.model_copy(update=update), f"sequences of {SHORT} tokens instead of {length}"
     return None

@@ -24,7 +24,7 @@ from podium.components.study.layout import LEASE, SHAKEDOWN
 from podium.components.study.run import Run
 from podium.components.study.state import passed
 from podium.components.study.trials import gate_stages, stage_seeds, trial_config
-from podium.trainer.config import RunSpec, StopRules, TrainConfig
+from podium.trainer.config import RunSpec, ScheduleConfig, StopRules, TrainConfig
 from podium.trainer.gpt2_config import RouterConfig
 from podium.trainer.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.storage import Storage, join_uri
@@ -102,6 +102,7 @@ def gate_spec(run: Run, stage: str | None = None) -> RunSpec:
         | {
             "max_steps": steps,
             "max_tokens": None,
+            "schedule": _shortened(trial.schedule, trial.steps),
             "evaluation": trial.evaluation.model_copy(update={"every_steps": steps // 2}),
             "checkpoint": trial.checkpoint.model_copy(update={"every_steps": steps // 4}),
             "stop": StopRules(),
@@ -121,6 +122,14 @@ def gate_spec(run: Run, stage: str | None = None) -> RunSpec:
             "seed": str(config.seed),
         },
     )
+
+
+def _shortened(schedule: ScheduleConfig, steps: int) -> ScheduleConfig:
+    """The same shape over any number of steps."""
+    if schedule.warmdown_steps is None:
+        return schedule
+    share = schedule.warmdown_steps / steps
+    return schedule.model_copy(update={"warmdown_steps": None, "warmdown_fraction": share})
 
 
 def _often(router: RouterConfig | None, steps: int) -> RouterConfig:

@@ -162,4 +162,5 @@ def _lookup(tree: Any, path: str) -> Any:
 
 def _with_defaults(study: Study) -> TrainConfig:
     model = {"vocab_size": study.data.vocab_size} | study.config.get("model", {})
-    return TrainConfig.model_validate(study.config | {"model": model, "max_steps": 1})
+    # more steps than anything in a schedule can ask for: the stages have not been heard yet
+    return TrainConfig.model_validate(study.config | {"model": model, "max_steps": 10**12})
