@@ -122,8 +122,11 @@ def full_result(
     best_model = f"{prefix}{BEST}.safetensors"
     # none where the file is of after what the result counts, or where another run's best was not to be had
     has_best = best is not None and best == best_point(state.points) and folder.exists(best_model)
+    first = config.evaluation.every_steps
+    unseen = "" if state.points else f"; no validation seen: it ended before the first evaluation, at step {first}"
     return base.model_copy(
         update={
+            "reason": base.reason + unseen,
             "steps": state.step,
             "tokens": state.tokens,
             "stopped_tokens": None if ending.status is Status.COMPLETED else state.tokens,

@@ -323,6 +323,12 @@ def interruption_watch(tmp_path, uri):
     return Watch(uri, patience_seconds=0.02, interval=0.01)
 
 
+def test_a_run_that_ends_before_its_first_evaluation_says_so(tmp_path, tiny_spec):
+    hot = {"optimizer": {"learning_rate": 1e30}, "max_grad_norm": None, "evaluation": {"every_steps": 12}}
+    result = train(tiny_spec(**hot), open_storage(str(tmp_path)))
+    assert result.reason.endswith("; no validation seen: it ended before the first evaluation, at step 12")
+
+
 def test_a_training_loss_that_is_not_finite_is_a_result(tmp_path, tiny_spec):
     spec = tiny_spec(optimizer={"learning_rate": 1e30}, max_grad_norm=None)
     result = train(spec, open_storage(str(tmp_path)))
