@@ -71,3 +71,30 @@ print(json.dumps(model.unwrap_python_model().evaluate({registration["dataset"]!r
     again = podium(*COMMAND, timeout=600)
     assert again.returncode == 0, again.stderr
     assert run.read_json("registration.json") == registration, "the same command again repeats nothing"
+
+
+def test_a_mixture_that_crashes_ends_the_run_at_the_gate_with_code_4(podium, tmp_path):
+    """A trainer whose mixtures crash: the dense shakedown passes, the other does not, and no stage is begun."""
+    (tmp_path / "stand_in.py").write_text(
+        "import json, os, pathlib, sys\n"
+        "spec = json.loads((pathlib.Path(sys.argv[1].removeprefix('file://')) / 'config.json').read_text())\n"
+        "if spec['config']['model']['moe']:\n"
+        "    print('no room for experts')\n"
+        "    sys.exit(2)\n"
+        "os.execv(sys.executable, [sys.executable, '-m', 'podium.trainer', 'train', '--run-spec', sys.argv[1]])\n"
+    )
+    command = f"{sys.executable} {tmp_path / 'stand_in.py'}"
+    ran = podium(*COMMAND, timeout=1400, PODIUM_TRIAL_COMMAND=command)
+    assert ran.returncode == 4, ran.stdout + ran.stderr
+    assert "moe: trained: no result" in ran.stdout + ran.stderr
+    run = Run.open(str(tmp_path / "store"))
+    assert run.state() == "gate_failed"
+    (entry,) = run.ledger.entries("gate")
+    assert not entry.data["passed"]
+    assert [check["name"] for check in entry.data["checks"] if check["passed"]][:2] == [
+        "dense: trained",
+        "dense: finite losses",
+    ]
+    assert "no room for experts" in entry.data["reason"]
+    assert all(run.result(trial.key) is None for trial in run.known_trials())
+    assert not run.storage.list("trials")
