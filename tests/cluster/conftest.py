@@ -24,6 +24,7 @@ import pytest
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 SETUP = Path(__file__).parent / "setup" / "cluster.py"
+TIMEOUT_SECONDS = 300
 SECRET, CONFIG_MAP = "podium-credentials", "podium-config"
 
 
@@ -333,10 +334,14 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What disturbs others comes last, one after the other on one worker."""
+    """What disturbs others comes last, on one worker. Time-outs are the tests' own: waiting for the lock costs none."""
     for item in items:
         if item.get_closest_marker("disruptive"):
             item.add_marker(pytest.mark.xdist_group("disruptive"))
+        if item.get_closest_marker("cluster"):
+            limit = item.get_closest_marker("timeout")
+            seconds = limit.args[0] if limit else TIMEOUT_SECONDS
+            item.add_marker(pytest.mark.timeout(seconds, func_only=True), append=False)
     items.sort(key=lambda item: item.get_closest_marker("disruptive") is not None)
 
 
