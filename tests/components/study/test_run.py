@@ -224,6 +224,7 @@ def test_status_has_the_declared_fields_and_follows_the_run(run: Run, finish: Fi
         "run_id": run.id,
         "state": "incomplete",
         "stages": [{"name": "ranking", "trials": 6, **empty}, {"name": "finals", "trials": 0, **empty}],
+        "waiting": {},
         "champion": None,
     }
     ends = {"emb25": Status.KILLED, "glu2x": 4.0}
@@ -233,6 +234,11 @@ def test_status_has_the_declared_fields_and_follows_the_run(run: Run, finish: Fi
     expected = {"trials": 6, "finished": 6, "killed": 1, "broken": 0, "decision": "promote"}
     assert ranking == {"name": "ranking", **expected}
     assert finals["trials"] == 6
+    waiting = {"finals/emb35/seed-52": "queued by Kueue in research"}
+    run.storage.write_json("waiting.json", waiting)
+    assert run.status()["waiting"] == {}, "nobody conducts it: what was written down is old"
+    with Lease(run.storage, "lease.json", what="run"):
+        assert run.status()["waiting"] == waiting
     champion = {"variant": "glu2x", "proven": True, "alias": "champion", "metric": "final_val_loss", "value": 4.0}
     run.storage.write_json(layout.REGISTRATION, champion | {"version": 3})
     assert run.status()["champion"] == champion

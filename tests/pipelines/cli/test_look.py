@@ -16,7 +16,7 @@ def test_status_of_a_finished_run_has_the_keys_that_scripts_read(podium, make_ru
     run = make_run()
     for place in (run.store_uri, run.uri, run.store_uri.removeprefix("file://")):
         state = json.loads(podium("status", place, "--json").stdout)
-        assert list(state) == ["study", "run_id", "state", "stages", "champion"]
+        assert list(state) == ["study", "run_id", "state", "stages", "waiting", "champion"]
         assert (state["study"], state["run_id"], state["state"]) == ("tiny", run.id, "succeeded")
         assert [list(stage) for stage in state["stages"]] == [STAGE_KEYS] * 2
         assert [(stage["trials"], stage["finished"]) for stage in state["stages"]] == [(2, 2), (4, 4)]

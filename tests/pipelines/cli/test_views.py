@@ -1,11 +1,12 @@
 """What a running pipeline shows: a line at each change and every ten seconds, or a picture on a terminal."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from podium.pipelines.cli.snapshot import RunningTrial, Snapshot, StageCount
+from podium.pipelines.cli.snapshot import RunningTrial, Snapshot, StageCount, reasons
 from podium.pipelines.cli.views import LiveView, PlainView, picture, plain_line
 
 TRIAL = RunningTrial("ranking/wide/seed-42", 250_000, 1_000_000, 3.5, 5000.0, 150.0)
@@ -32,6 +33,15 @@ def test_a_trial_that_has_measured_nothing_yet_shows_no_number():
     line = plain_line(snapshot(running=[fresh]))
     assert "ranking/wide/seed-42 0%" in line
     assert "loss" not in line
+
+
+def test_what_trials_wait_for_is_said_once_a_reason():
+    names = {f"ranking/v{number}/seed-42": "queued by Kueue in research" for number in range(3)}
+    said = tuple(reasons({**names, "ranking/emb25/seed-42": "the secret keys is missing"}))
+    assert said == ("3 trials: queued by Kueue in research", "ranking/emb25/seed-42: the secret keys is missing")
+    waiting = replace(snapshot(), waiting=said)
+    assert "waiting: 3 trials: queued by Kueue in research" in plain_line(waiting)
+    assert "waiting: ranking/emb25/seed-42: the secret keys is missing" in draw(picture(waiting))
 
 
 def test_plain_progress_comes_at_each_change_and_every_ten_seconds(capsys):
