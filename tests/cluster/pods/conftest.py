@@ -348,6 +348,7 @@ def mlflow_server(cluster, wait_for):
             ],
             "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
             "readinessProbe": {"tcpSocket": {"port": 5000}, "periodSeconds": 1},
+            "resources": {"requests": {"cpu": "250m", "memory": "512Mi"}},  # else a busy node leaves it nothing
         }
         locked = {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
         labels = {"app": "mlflow"}
@@ -370,7 +371,7 @@ def mlflow_server(cluster, wait_for):
         wait_for(
             "the MLflow server answers",
             lambda: cluster.kubectl("-n", namespace, "get", "pod", "mlflow", "-o", ready) == "True",
-            300,
+            600,
         )
         return f"http://{address}:5000"
 
