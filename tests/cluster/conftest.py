@@ -89,6 +89,13 @@ class Cluster:
             region_name=self.region,
         )
 
+    @cached_property
+    def node(self) -> str:
+        """The name of a node that takes any pod; simulated ones, which do not, may be there too."""
+        items = json.loads(self.kubectl("get", "nodes", "-o", "json"))["items"]
+        real = [item["metadata"] for item in items if not item["spec"].get("taints")]
+        return str(real[0]["name"])
+
     @property
     def environment(self) -> dict[str, str]:
         """What a process on this machine needs to reach the cluster and the store."""

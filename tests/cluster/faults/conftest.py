@@ -273,12 +273,11 @@ def sigkill(own_cluster: None) -> Callable[[dict[str, Any]], None]:
 def device(cluster: Any) -> Iterator[str]:
     """An extended resource of which the cluster has exactly one, for this test alone."""
     name = f"podium.dev/test-{uuid.uuid4().hex[:8]}"
-    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
     path = f"/status/capacity/{name.replace('/', '~1')}"
 
     def patch(operation: dict[str, str]) -> None:
         change = ["--subresource=status", "--type=json", "-p", json.dumps([operation])]
-        cluster.kubectl("patch", "node", node, *change)
+        cluster.kubectl("patch", "node", cluster.node, *change)
 
     patch({"op": "add", "path": path, "value": "1"})
     yield name

@@ -107,14 +107,13 @@ def test_a_trial_without_enough_memory_is_a_result_that_says_so(scene):
 def test_a_drained_trial_saves_and_goes_on_without_a_step_lost(scene, undisturbed, cluster):
     conductor = scene.conduct()
     scene.trains()
-    node = cluster.kubectl("get", "nodes", "-o", "jsonpath={.items[0].metadata.name}")
     try:
         began = time.monotonic()
         selector = "podium.dev/variant=baseline"
-        cluster.kubectl("drain", node, "--pod-selector", selector, "--delete-emptydir-data", "--timeout=60s")
+        cluster.kubectl("drain", cluster.node, "--pod-selector", selector, "--delete-emptydir-data", "--timeout=60s")
         print(f"drained in {time.monotonic() - began:.1f} s")
     finally:
-        cluster.kubectl("uncordon", node)
+        cluster.kubectl("uncordon", cluster.node)
     assert conductor.ends() == 0, conductor.said()
     first, *_, last = scene.attempts()
     before, after = evaluated(scene)[0], evaluated(scene)[-1]
