@@ -39,6 +39,7 @@ def _lines(record: dict[str, Any]) -> Iterator[str]:
         for trial in stage["commands"]:
             yield f"  {trial['trial']}: {trial['config']}; {trial['device']}; {_usd(trial['usd'])}"
             yield f"    {shlex.join(trial['argv'])}"
+        yield from (f"  {line}" for line in stage["waiting"])
         if not stage["commands"]:
             yield "  its trials are named by the verdict before"
 
@@ -49,8 +50,10 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
     from podium.components.study import layout
     from podium.components.study.design import baseline, variants
     from podium.components.study.fingerprint import run_id
+    from podium.components.study.groups import grouped_stage
     from podium.components.study.selection import is_selected
     from podium.components.study.trials import datasets, stage_seeds
+    from podium.components.study.waves import wave_trials
     from podium.trainer.data.prepare import data_fingerprint
     from podium.trainer.storage import join_uri, normalise_uri
 
@@ -62,13 +65,18 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
     for expected in planned.to_json()["stages"]:
         declared = study.stages[expected["name"]]
         commands: list[dict[str, Any]] = []
+        waiting: list[str] = []
         if expected["name"] == first:
             base = baseline(study)
-            chosen_variants = [ref for ref in variants(study) if is_selected(study, ref, chosen, base)]
+            known = [(ref, seed) for seed in stage_seeds(study, first) for ref in variants(study)]
+            if first == grouped_stage(study):
+                known = [(asked.variant, asked.seed) for asked in wave_trials(study, first, 0, {}, [])]
+                waiting = _waiting(study, first)
+            run_uri = join_uri(uri, layout.run_key(identity))
             commands = [
-                _command(study, first, variant, seed, join_uri(uri, layout.run_key(identity)))
-                for seed in stage_seeds(study, first)
-                for variant in chosen_variants
+                _command(study, first, ref, seed, run_uri)
+                for ref, seed in known
+                if is_selected(study, ref, chosen, base)
             ]
         stages.append(
             {
@@ -77,6 +85,7 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
                 "gpus": stage_gpus(declared.resources, chosen.launcher, chosen.parallel),
                 "gpu_class": declared.resources.gpu_class,
                 "commands": commands,
+                "waiting": waiting,
             }
         )
     return {
@@ -85,6 +94,23 @@ def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict
         "datasets": [join_uri(uri, layout.data_key(fingerprint)) for fingerprint in fingerprints],
         "stages": stages,
     }
+
+
+def _waiting(study: Study, stage: str) -> list[str]:
+    """The rows of later waves, what they take from others named and not yet known."""
+    from podium.components.study.groups import waves
+
+    groups = study.stages[stage].groups
+    lines = []
+    for names in waves(groups)[1:]:
+        for name in names:
+            taken = ", ".join(f"{axis} of {source}'s best" for axis, source in groups[name].takes.items())
+            for row in groups[name].rows:
+                said = ", ".join(f"{axis} {value}" for axis, value in row.items())
+                lines.append(
+                    f"group {name}, after {', '.join(sorted(groups[name].waits_for))}: {said}; {taken}".rstrip("; ")
+                )
+    return lines
 
 
 def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: str) -> dict[str, Any]:
