@@ -9,6 +9,7 @@ from podium.trainer.evaluation import profile
 from podium.trainer.evaluation.metrics import LATENCY_FIELDS, Metrics
 from podium.trainer.evaluation.request import EvaluationRequest
 from podium.trainer.evaluation.subject import Subject
+from podium.trainer.gpt2_config import GPT2Config
 from podium.trainer.storage import Storage
 
 LATENCY, THROUGHPUT = "latency_results.json", "throughput_results.json"
@@ -35,6 +36,8 @@ def put_cost(metrics: Metrics, subject: Subject, request: EvaluationRequest, out
 
 
 def _measure_latency(metrics: Metrics, subject: Subject, output: Storage) -> None:
+    model = subject.config.model
+    positions = model.n_positions if isinstance(model, GPT2Config) else None
     measured = [
         profile.measure_latency(
             subject.model,
@@ -45,7 +48,12 @@ def _measure_latency(metrics: Metrics, subject: Subject, output: Storage) -> Non
             autocast=subject.autocast,
         )
         for length in profile.LATENCY_LENGTHS
+        if positions is None or length <= positions
     ]
+    for length in profile.LATENCY_LENGTHS:
+        if positions is not None and length > positions:
+            why = f"the model has {positions} positions"
+            metrics.miss([f"latency_{length}_{name}" for name in LATENCY_FIELDS], why)
     for one in measured:
         figures = asdict(one)
         metrics.put_all({f"latency_{one.sequence_length}_{name}": figures[name] for name in LATENCY_FIELDS})
