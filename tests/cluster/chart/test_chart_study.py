@@ -17,7 +17,7 @@ from podium.components.register.step import register
 from podium.components.study.run import Run
 from podium.trainer.mlflow_server import client
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(3600)]
 
 AWAY_SECONDS = 60
 STUDY = "param-allocation"
@@ -52,7 +52,7 @@ def studied(installed, cluster, postgres):
     phase = cluster.kubectl("-n", installed.runner, "get", "pod", "conductor", "-o", "jsonpath={.status.phase}")
     postgres.start()
     assert phase == "Running", "the run was to outlast the outage"
-    log = installed.wait_for_pod("conductor", seconds=1500)
+    log = installed.wait_for_pod("conductor", seconds=2400)
     print(f"the run ended {time.monotonic() - began:.0f} s after it began: {log.splitlines()[-1]}")
     return Run.open(store)
 
