@@ -17,7 +17,7 @@ from podium.components.launch.job_end import End
 from podium.components.launch.job_held import Held
 from podium.components.launch.job_look import JobLook
 from podium.components.launch.job_manifest import JobMaker
-from podium.components.launch.job_watch import JobWatch, Listed, Seen
+from podium.components.launch.job_watch import JobWatch, Listed, Seen, slim
 from podium.components.launch.launcher import NOT_STARTED, Ended, Task
 from podium.components.launch.pending import Pending
 
@@ -39,7 +39,7 @@ class JobLauncher:
         self._held: dict[str, Held] = {}
         """By the Job's name."""
         jobs, version = cluster.list_jobs(maker.run.selector)
-        self._left = {job["metadata"]["name"]: job for job in jobs}
+        self._left = {job["metadata"]["name"]: slim(job) for job in jobs}
         """Jobs that nobody has started here."""
         self._watch = JobWatch(cluster, maker.run.selector, version)
 

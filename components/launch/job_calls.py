@@ -12,6 +12,7 @@ from podium.components.launch.job_end import end_of, held_seconds, host_of
 from podium.components.launch.job_held import Held
 from podium.components.launch.job_manifest import CONTAINER, JobMaker
 from podium.components.launch.job_names import JOB_NAME
+from podium.components.launch.job_watch import slim
 from podium.components.launch.launcher import TAIL_LINES
 from podium.components.launch.pending import Pending
 from podium.trainer.errors import UserError
@@ -45,7 +46,7 @@ class JobCalls:
             else:
                 self._later(held, error)
             return
-        held.see(job)
+        held.see(slim(job))
         self._owe_service(held)
 
     def adopt(self, held: Held, job: Object) -> None:
@@ -98,7 +99,7 @@ class JobCalls:
 
     def _adopt_existing(self, held: Held) -> None:
         try:
-            self.adopt(held, self._cluster.read_job(held.name))
+            self.adopt(held, slim(self._cluster.read_job(held.name)))
         except ApiError as error:
             if error.status == 404:  # gone meanwhile: create it again
                 held.back_off(held.why, FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS)

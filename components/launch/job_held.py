@@ -22,7 +22,7 @@ class Held:
     before: float = 0.0
     """Seconds for which it held its devices before it was followed here."""
     job: Object | None = None
-    """As it was last seen, without its template; None until it is created."""
+    """As it was last seen (`job_watch.slim`); None until it is created."""
     adopted: bool = False
     """Whether somebody else created it."""
     since: float = field(default_factory=time.monotonic)
@@ -89,7 +89,6 @@ class Held:
 
     def see(self, job: Object) -> None:
         """Take in the Job as it now stands."""
-        job = {**job, "spec": {key: value for key, value in job["spec"].items() if key != "template"}}
         if self.job is None:  # it exists now: nothing keeps it from being asked for
             self.why, self.due, self.delay = None, None, 0.0
         self.job = job

@@ -56,8 +56,8 @@ class JobLook:
         self._next = now + self._pause
 
     def find_image(self, held: Collection[Held]) -> None:
-        """Ask the first Job that runs for its image's digest: the others run the same."""
-        running = next((each for each in held if each.runs), None)
+        """Ask the first Job that runs, or has run, for its image's digest: the others run the same."""
+        running = next((each for each in held if each.runs or each.over is not None), None)
         if self._asked_for_image or running is None:
             return
         self._asked_for_image = True

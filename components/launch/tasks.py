@@ -18,12 +18,10 @@ def trial_task(run: Run, trial: Trial, launcher: Launcher, command: TrialCommand
     """
     folder = trial.key.folder
     before = read_attempts(run.storage, folder)
-    task = Task(
-        name=trial.key.name,
+    task = replace(
+        _bare_task(trial),
         argv=command(join_uri(run.uri, folder)),
-        log=trial.key.log,
         devices=run.study.stages[trial.key.stage].resources.gpus_per_trial,
-        identity=trial.fingerprint,
         folder=folder,
         labels={"variant": trial.variant.name, "seed": str(trial.seed)},
     )
@@ -35,3 +33,13 @@ def trial_task(run: Run, trial: Trial, launcher: Launcher, command: TrialCommand
     # The trial takes a lease of its own folder, not a share of the run's.
     env = {ATTEMPT_VARIABLE: str(number), TOKEN_VARIABLE: ""}
     return replace(task, attempt=number, seconds=seconds, env=env), before, left == number
+
+
+def goes_on(trial: Trial, launcher: Launcher) -> bool:
+    """Whether an earlier launcher left an attempt at the trial."""
+    return launcher.left(_bare_task(trial)) is not None
+
+
+def _bare_task(trial: Trial) -> Task:
+    """The task by what it is known by."""
+    return Task(trial.key.name, [], trial.key.log, identity=trial.fingerprint)

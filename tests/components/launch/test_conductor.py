@@ -288,7 +288,7 @@ def test_trials_that_the_policy_asks_for_are_run_in_the_same_stage_once(
             return MoreTrials(reason="repeat it", variants=asked, seeds=[max(seeds) + 100])
         return policy.decide(study, results)
 
-    monkeypatch.setattr("podium.components.launch.conductor.decide", decide)
+    monkeypatch.setattr("podium.components.launch.conductor_loop.decide", decide)
     assert conducted(run) == Conducted(trials=4, finished=4)
     assert starts(run) == {f"first/{name}": 1 for name in ("base/seed-42", "a/seed-42", "a/seed-142", "a/seed-242")}
     assert [entry["asked"]["seeds"] for entry in entries(run, "more_trials").values()] == [[142], [242]]

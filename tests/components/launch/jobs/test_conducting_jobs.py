@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch import conductor, job_calls
+from podium.components.launch import conductor_loop, job_calls
 from podium.components.launch.attempts import Attempt, Attempts, read_attempts, write_attempts
 from podium.components.launch.conductor import Conducted, conduct
 from podium.components.launch.job import JobLauncher
@@ -72,7 +72,7 @@ class Kubelet:
 @pytest.fixture
 def kubelet(api: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubelet]:
     monkeypatch.setattr(job_calls, "FIRST_DELAY_SECONDS", 0.05)
-    monkeypatch.setattr(conductor, "FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(conductor_loop, "FIRST_DELAY_SECONDS", 0.05)
     made = Kubelet(api)
     api.on_create = made.begin
     delete = api.delete_job
