@@ -12,8 +12,8 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 BASELINE = "baseline/seed-42"
 
 
-def explained(scene, conductor, words: str, seconds: float = 30.0) -> str:
-    """What the store says that the baseline waits for. The clock starts when its Job is there."""
+def explained(scene, conductor, words: str, seconds: float = 90.0) -> str:
+    """What the store says that the baseline waits for. How soon (30 s on a quiet machine) is `jobs/`'s to hold."""
     scene.wait_for("the Job", lambda: scene.listed("jobs") or conductor.process.poll() is not None, 120)
     began = time.monotonic()
 
@@ -39,7 +39,7 @@ def explained(scene, conductor, words: str, seconds: float = 30.0) -> str:
     ids=["image", "secret"],
 )
 def test_what_waiting_does_not_mend_is_explained_and_then_broken(scene, jobs, words):
-    scene.jobs = {**jobs, "start_seconds": 25}
+    scene.jobs = {**jobs, "start_seconds": 15}
     conductor = scene.conduct()
     explained(scene, conductor, words)
     assert conductor.ends() == 5, conductor.said()
