@@ -53,7 +53,9 @@ def finalists(run: Run) -> list[Finalist]:
     for trial in run.trials(verdict.stage):
         result = run.result(trial.key)
         name = trial.variant.name
-        if name not in found and result is not None and result.status in RANKED and result.final_model is not None:
+        # the one that went on from the first seed's stands for it
+        wanted = name not in found or (trial.key.fallback is not None and trial.seed == found[name].trial.seed)
+        if wanted and result is not None and result.status in RANKED and result.final_model is not None:
             found[name] = Finalist(name, trial, result, _model(run, result) or result.final_model)
     ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
     if verdict.policy == "fastest_to_target":

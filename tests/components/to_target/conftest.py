@@ -179,6 +179,7 @@ def write_result() -> Callable[..., None]:
             time_to_target_seconds=end if reached else None,
             targets=crossings,
             training_seconds=end,
+            final_model="checkpoints/final-model.safetensors",
             last_checkpoint=f"checkpoints/ckpt-step-{steps}.pt",
             versions=Versions(podium="0", device=device),
         )

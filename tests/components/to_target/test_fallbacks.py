@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from podium.components.study.finalists import finalists
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.verdicts.policy import decide
@@ -165,7 +166,10 @@ def test_fallbacks_serve_the_designed_stage_too(race_run: Callable[..., Run], pl
     verdict, asked = play(run, "fine", alike)
     assert asked[-1].kind == "fallback"
     assert verdict.fallbacks[0].name == "tighten"
-    assert verdict.winner is not None
+    # the winner alone is evaluated and registered, by the trial that reached the tighter target
+    (winner,) = finalists(run)
+    assert winner.variant == verdict.winner
+    assert winner.trial.key.fallback == "to-4.8"
 
 
 def test_the_second_stage_is_made_by_the_first_ones_verdict_and_stored_before_it_runs(
