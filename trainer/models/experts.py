@@ -167,12 +167,13 @@ class _Experts(Function):
         p = Parameters.of_flat(flat)
         sorted_AD = x_ND.index_select(0, order_A % N if k > 1 else order_A)
         hidden_AF = x_ND.new_empty(len(sorted_AD), p.fc[0].shape[1])
+        active_AF, out_AD = torch.empty_like(hidden_AF), torch.empty_like(sorted_AD)
+        # an expert at a time: what one product has written is still in the cache when the next one reads it
         for e, a, b in _spans(ends):
-            torch.addmm(p.fc_bias[e], sorted_AD[a:b], p.fc[e], out=hidden_AF[a:b])
-        active_AF = F.gelu(hidden_AF, approximate="tanh")
-        out_AD = torch.empty_like(sorted_AD)
-        for e, a, b in _spans(ends):
-            torch.addmm(p.bias[e], active_AF[a:b], p.projection[e], out=out_AD[a:b])
+            hidden_aF, active_aF = hidden_AF[a:b], active_AF[a:b]
+            torch.addmm(p.fc_bias[e], sorted_AD[a:b], p.fc[e], out=hidden_aF)
+            torch.ops.aten.gelu.out(hidden_aF, approximate="tanh", out=active_aF)
+            torch.addmm(p.bias[e], active_aF, p.projection[e], out=out_AD[a:b])
         by_choice_kND = out_AD.index_select(0, place_A).view(k, N, -1)
         ctx.ends = ends
         ctx.save_for_backward(
@@ -189,19 +190,17 @@ class _Experts(Function):
         grad_weight_kN = torch.linalg.vecdot(by_choice_kND, grad_ND.unsqueeze(0))
         grad_AD = grad_ND.index_select(0, order_A % N if k > 1 else order_A)
         grad_AD *= weight_kN.flatten().index_select(0, order_A).unsqueeze(1)
-        grad_AF = torch.empty_like(hidden_AF)
-        grad_projection, grad_bias = [], []
-        for e, a, b in _spans(ctx.ends):
-            torch.mm(grad_AD[a:b], projection[e].T, out=grad_AF[a:b])
-            grad_projection.append(torch.mm(active_AF[a:b].T, grad_AD[a:b]))
-            grad_bias.append(grad_AD[a:b].sum(0))
-        torch.ops.aten.gelu_backward.grad_input(grad_AF, hidden_AF, approximate="tanh", grad_input=grad_AF)
         grad_sorted_AD = torch.empty_like(sorted_AD)
-        grad_fc, grad_fc_bias = [], []
+        grad_projection, grad_bias, grad_fc, grad_fc_bias = [], [], [], []
         for e, a, b in _spans(ctx.ends):
-            torch.mm(grad_AF[a:b], fc[e].T, out=grad_sorted_AD[a:b])
-            grad_fc.append(torch.mm(sorted_AD[a:b].T, grad_AF[a:b]))
-            grad_fc_bias.append(grad_AF[a:b].sum(0))
+            grad_aD, hidden_aF = grad_AD[a:b], hidden_AF[a:b]
+            grad_projection.append(torch.mm(active_AF[a:b].T, grad_aD))
+            grad_bias.append(grad_aD.sum(0))
+            grad_aF = torch.mm(grad_aD, projection[e].T)
+            torch.ops.aten.gelu_backward.grad_input(grad_aF, hidden_aF, approximate="tanh", grad_input=grad_aF)
+            torch.mm(grad_aF, fc[e].T, out=grad_sorted_AD[a:b])
+            grad_fc.append(torch.mm(sorted_AD[a:b].T, grad_aF))
+            grad_fc_bias.append(grad_aF.sum(0))
         grad_x = grad_sorted_AD.index_select(0, place_A)
         grad_x_ND = grad_x if k == 1 else grad_x.view(k, N, -1).sum(0)
         return grad_x_ND, grad_weight_kN, None, None, None, *grad_fc, *grad_fc_bias, *grad_projection, *grad_bias
