@@ -93,7 +93,7 @@ def test_upgrade_rollback_and_uninstall_change_what_they_say_and_leave_nothing(m
     )
     assert "LEFT OUT: kueue.enabled is true, but this cluster has no kueue.x-k8s.io" in notes
     assert "LEFT OUT: mlflow.serviceMonitor.enabled is true, but this cluster has no monitoring.coreos.com/v1" in notes
-    assert "mlflow_http_request_total" in scraped(release), "as Prometheus asks: by a pod's address"
+    assert "mlflow_exporter_info" in scraped(release), "as Prometheus asks: by a pod's address"
     assert "parallel: 3" in release.config["PODIUM_JOBS"]
     assert f"priority_class: {release.namespace}-life-podium-screening" in release.config["PODIUM_JOBS"]
     assert "queue:" not in release.config["PODIUM_JOBS"], "no queue without Kueue: Jobs would wait for ever"
