@@ -59,7 +59,5 @@ def test_the_file_is_part_of_the_study_and_of_what_its_trials_are(study_file, tm
 
 def test_a_file_that_is_not_there_is_named(study_file, tmp_path):
     (tmp_path / "code" / "mine.py").unlink()
-    with pytest.raises(
-        ConfigError, match=r"overrides\.extension\.module: must be a file .*No such file"
-    ):
+    with pytest.raises(ConfigError, match=r"overrides\.extension\.module: must be a file .*No such file"):
         load_study(str(study_file))
