@@ -109,7 +109,16 @@ def builders_hosts() -> set[str]:
     sources = (Path("/etc/apt/sources.list"), Path("/etc/apt/sources.list.d/debian.sources"))
     texts.extend(file.read_text() for file in sources if file.exists())
     found = {host for text in texts for host in re.findall(r"^[^#\n]*?https?://(?:[^@/\s]*@)?([^/\s:]+)", text, re.M)}
-    return found - {"deb.debian.org", "security.debian.org", "pypi.org"}
+    return {host for host in found if not host.endswith(public_domains())}
+
+
+def public_domains() -> tuple[str, ...]:
+    """Domains that every machine's tools know by themselves: the distribution's, and pip's own index."""
+    release = Path("/etc/os-release").read_text()
+    distribution = re.search(r'^HOME_URL="https?://(?:www\.)?([^/"]+)', release, re.M)
+    default = [sys.executable, "-c", "from pip._internal.models.index import PyPI; print(PyPI.netloc)"]
+    index = subprocess.run(default, capture_output=True, text=True, check=False).stdout.strip()
+    return tuple(filter(None, (distribution[1] if distribution else "", index)))
 
 
 def image_configuration(image: str) -> str:
