@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import daemons
@@ -34,24 +35,26 @@ NAMESPACES = ("podium-test",)
 
 
 def build(place: Place, *, images: bool) -> None:
-    """Install and build all that the cluster consists of, without starting it."""
+    """Install and build what the cluster consists of, without starting it: programs compile while images download."""
     _require_machine()
     install_packages()
-    build_programs(place)
-    if images:
-        mine = daemons.pid_of(place, "dockerd") is None
-        _make_state(place)
-        start_docker(place)
-        build_images(place)
-        if mine:
-            daemons.stop(place, "dockerd")
+    with ThreadPoolExecutor(1) as pool:
+        programs = pool.submit(build_programs, place)
+        if images:
+            mine = daemons.pid_of(place, "dockerd") is None
+            _make_state(place)
+            start_docker(place)
+            build_images(place)
+            if mine:
+                daemons.stop(place, "dockerd")
+        programs.result()
 
 
 def up(place: Place, *, images: bool) -> None:
     """Start what does not run, until the node is ready and the images are loaded."""
     began = time.monotonic()
-    build(place, images=False)
     _require_free_ports(place)
+    build(place, images=images)
     _make_state(place)
     make_bridge(place)
     pki = make_certificates(place)
@@ -76,7 +79,6 @@ def up(place: Place, *, images: bool) -> None:
     say(f"the node is ready after {time.monotonic() - began:.0f} s")
     if images:
         start_docker(place)
-        build_images(place)
         load_images(place, image_names())
     say(f"up: source {place.state}/env")
 
