@@ -230,6 +230,16 @@ class Scene:
         log = answer.data.decode()
         return max(map(int, re.findall(r"^step (\d+)  validation", log, re.MULTILINE)), default=0)
 
+    def resumed(self, trial: str = BASELINE) -> int:
+        """The step from which the trial's last attempt went on, by its pod's log."""
+        variant = trial.partition("/")[0]
+        pods = self.listed("pods", f"podium.dev/variant={variant}")
+        newest = max(pods, key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["name"]
+        log = self.cluster.kubectl("-n", self.namespace, "logs", newest)
+        found = re.search(r"from step (\d+) \(ckpt-step-", log)
+        assert found, f"the last attempt did not go on from a checkpoint:\n{log[:2000]}"
+        return int(found[1])
+
     def trains(self, trial: str = BASELINE, *, step: int = 3 * EVERY, seconds: float = 240.0) -> dict[str, Any]:
         """The trial's pod, once it has come to `step`."""
         self.wait_for(f"{trial} comes to step {step}", lambda: self.step(trial) >= step, seconds)
