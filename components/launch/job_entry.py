@@ -94,7 +94,9 @@ class LogToStore:
                     storage.write_bytes(name, before + self._path.read_bytes())
             except StorageError:
                 self._changed = True  # a log is worth no trial: a store that is away gets it with the next put
-            if ended:
+            if ended and self._changed:
+                time.sleep(1.0)  # nobody puts it after this: try again for as long as `close` waits
+            elif ended:
                 return
             ended = self._end.wait(INTERVAL_SECONDS)
 

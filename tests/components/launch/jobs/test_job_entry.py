@@ -14,6 +14,7 @@ import pytest
 
 from podium.components.launch import job_entry
 from podium.components.study.sources import trainer_digest
+from podium.trainer.errors import StorageError
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -121,3 +122,31 @@ def test_peers_are_the_jobs_pods_by_index(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(job_entry, "_resolves", resolves)
     assert job_entry._find_peers("job-1-0.job-1", 3, 30.0)
     assert asked == ["job-1-0.job-1", "job-1-1.job-1", "job-1-2.job-1", "job-1-2.job-1"]
+
+
+def test_the_last_lines_are_tried_again_where_the_store_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from podium.trainer import storage
+
+    real, refused = storage.open_storage, []
+
+    class Away:
+        def __init__(self, uri: str) -> None:
+            self._storage = real(uri)
+
+        def read_bytes(self, key: str) -> bytes:
+            return self._storage.read_bytes(key)
+
+        def write_bytes(self, key: str, data: bytes) -> None:
+            if len(refused) < 2:
+                refused.append(key)
+                raise StorageError("away")
+            self._storage.write_bytes(key, data)
+
+    monkeypatch.setattr(storage, "open_storage", Away)
+    log = job_entry.LogToStore(f"file://{tmp_path}/a.log", tmp_path / "local")
+    os.write(log.descriptor, b"the last line\n")
+    log.close()
+    assert refused == ["a.log", "a.log"]
+    assert (tmp_path / "a.log").read_text() == "the last line\n"
