@@ -364,8 +364,9 @@ def bucket_away(cluster: Cluster, name: str) -> None:
     """Remove a bucket and all that is in it, as far as the last pods let it: they may still be writing."""
     with suppress(cluster.s3.exceptions.ClientError):
         for page in cluster.s3.get_paginator("list_objects_v2").paginate(Bucket=name):
-            for entry in page.get("Contents", []):
-                cluster.s3.delete_object(Bucket=name, Key=entry["Key"])
+            keys = [{"Key": entry["Key"]} for entry in page.get("Contents", [])]
+            if keys:
+                cluster.s3.delete_objects(Bucket=name, Delete={"Objects": keys, "Quiet": True})
         cluster.s3.delete_bucket(Bucket=name)
 
 
