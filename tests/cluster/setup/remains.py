@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
 from contextlib import suppress
@@ -48,6 +49,14 @@ def forget_made(place: Place) -> None:
             link.unlink()
     for entry in Path("/var/lib/cni").glob(f"**/{NODE}-*"):
         entry.unlink()
+    # Another containerd may have made this folder first; what the kubelet's namespace has there is ours.
+    subprocess.run(["rm", "-rf", "--one-file-system", "/run/containerd/runc/k8s.io"])
+    for path in Path("/run/containerd/s").glob("*"):
+        with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as probe:
+            try:
+                probe.connect(str(path))
+            except ConnectionRefusedError:  # its shim is gone
+                path.unlink()
 
 
 def remove_remains(place: Place) -> None:
