@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from podium.components.study.kubeflow import StepFailure, clear_failure, note_failure
-from podium.trainer.errors import PodiumError, UserError
-from podium.trainer.storage import open_storage
+from podium.components.study.layout import StepFailure, clear_failure, note_failure
+from podium.trainer.trial.errors import PodiumError, UserError
+from podium.trainer.trial.storage import open_storage
 
 PIPELINE_PID = "PODIUM_PIPELINE_PID"
 """Environment: process id of the local pipeline that a step belongs to."""

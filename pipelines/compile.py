@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from podium.components.prepare_data.gpus import study_gpus
+from podium.components.study.load import graph_problems, load_study, shipped_studies
 from podium.pipelines.installation import Installation, images, placement
-from podium.trainer.errors import UserError
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.errors import Problem, UserError
+from podium.trainer.trial.storage import open_storage
 
 if TYPE_CHECKING:
     from podium.components.study.schema import Study
+
 
 MAX_TEXT_BYTES = 100_000
 """All inputs of a step travel in one command line, of which Linux takes 128 KiB an argument."""
@@ -160,3 +162,40 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 
 
 _Dumper.add_representer(str, _text)
+
+
+# The graph of a compiled pipeline, read back: which stages it can run.
+
+PREPARE = "prepare-data"
+
+
+def check_graph(study: Study, pipeline: str) -> None:
+    """Raise UserError, in words, where a study does not fit a pipeline's graph.
+
+    `pipeline` is a compiled pipeline's YAML file, or a study (a shipped one's name, or its file), whose own graph is
+    meant.
+    """
+    problems = graph_problems(study, graph_stages(pipeline))
+    if problems:
+        raise UserError(problems, source=f"pipeline {pipeline}")
+
+
+def graph_stages(pipeline: str) -> list[str]:
+    """The stages of a pipeline's graph, in order. Raises UserError for what is no pipeline and no study."""
+    if pipeline in shipped_studies():
+        return list(load_study(pipeline).stages)
+    try:
+        text = Path(pipeline).read_text(encoding="utf-8")
+        documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(
+            Problem("--pipeline", f"must be a pipeline that podium compiled, or a study: {pipeline}: {error}")
+        ) from None
+    if not documents or "pipelineInfo" not in documents[0]:
+        return list(load_study(pipeline).stages)
+    try:
+        compiled = documents[0]["root"]["dag"]["tasks"][PREPARE]["inputs"]["parameters"]["compiled_gpus"]
+        counts = compiled["runtimeValue"]["constant"]
+    except KeyError:
+        raise UserError(Problem("--pipeline", f"{pipeline} is no pipeline that this podium compiled")) from None
+    return [part.partition("=")[0] for part in counts.split(",")]

@@ -18,11 +18,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from podium.components.launch.job_settings import GpuClass
+from podium.components.launch.job_manifest import GpuClass
+from podium.components.study.load import parse_yaml
 from podium.components.study.schema import Study
-from podium.components.study.yaml_text import parse_yaml
-from podium.trainer.errors import ConfigError, Problem, UserError
-from podium.trainer.section import Section
+from podium.trainer.trial.errors import ConfigError, Problem, UserError
+from podium.trainer.trial.section import Section
 
 INSTALLATION = "PODIUM_INSTALLATION"
 """Environment: the installation's file, where none is given."""
@@ -72,7 +72,7 @@ def load_installation(path: str | None = None) -> Installation:
 
 def images(installation: Installation) -> dict[str, Any]:
     """The images of the steps and of what trains, in full: `steps_image` and `trainer_image`."""
-    from podium.components.kfp_component import STEPS_IMAGE, TRAINER_IMAGE  # it imports kfp
+    from podium.components.kfp_components import STEPS_IMAGE, TRAINER_IMAGE  # it imports kfp
 
     prefix = f"{installation.image_registry.rstrip('/')}/" if installation.image_registry else ""
     return {

@@ -22,15 +22,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from podium.components.evaluate.component import evaluate
-from podium.components.kfp_component import STEPS_IMAGE, TRAINER_IMAGE
+from podium.components.kfp_components import (
+    STEPS_IMAGE,
+    TRAINER_IMAGE,
+    evaluate,
+    prepare_data,
+    register,
+    report,
+    select,
+    shakedown,
+    train,
+)
 from podium.components.kfp_light import dsl, kubernetes
-from podium.components.prepare_data.component import prepare_data
-from podium.components.register.component import register
-from podium.components.report.component import report
-from podium.components.select.component import select
-from podium.components.shakedown.component import shakedown
-from podium.components.train.component import train
 
 GPU = "nvidia.com/gpu"
 SECRET_KEYS = (

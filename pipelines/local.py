@@ -23,10 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 from podium.components.prepare_data.gpus import study_gpus
 from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, Kind, end_with
-from podium.components.study.load import Selection, dump_study
+from podium.components.study.design import Selection
+from podium.components.study.load import dump_study
 from podium.pipelines.compile import study_input
-from podium.trainer.errors import PodiumError, UserError
-from podium.trainer.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.trial.errors import PodiumError, UserError
+from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run

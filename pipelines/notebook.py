@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from podium.components.study.load import Selection, dump_study, load_study, read_study_text
+from podium.components.study.design import Selection
+from podium.components.study.load import dump_study, load_study, read_study_text
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
 
 if TYPE_CHECKING:
     from podium.pipelines.compile import Options
-    from podium.pipelines.submit import Submitted
-    from podium.pipelines.upload import Uploaded
+    from podium.pipelines.submit import Submitted, Uploaded
     from podium.pipelines.wait import Finished
 
 Source = Study | str
@@ -125,7 +125,7 @@ def upload(
     """
     from podium.pipelines.kubeflow.address import Address
     from podium.pipelines.kubeflow.api import open_kubeflow
-    from podium.pipelines.upload import upload_study
+    from podium.pipelines.submit import upload_study
 
     loaded, text = _loaded(study, profile)
     with open_kubeflow(Address(host=host, **who)) as kubeflow:

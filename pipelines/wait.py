@@ -16,12 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from podium.components.study import layout
-from podium.components.study.kubeflow import StepFailure, failure_of, run_of
-from podium.components.study.state import exit_code
-from podium.pipelines.kubeflow.api import Kubeflow, KubeflowRun
-from podium.pipelines.kubeflow.refusals import KubeflowError, UnreachableError
-from podium.trainer.errors import PodiumError
-from podium.trainer.storage import Storage, open_storage
+from podium.components.study.layout import StepFailure, failure_of, run_of
+from podium.components.study.run import exit_code
+from podium.pipelines.kubeflow.api import Kubeflow, KubeflowError, KubeflowRun, UnreachableError
+from podium.trainer.trial.errors import PodiumError
+from podium.trainer.trial.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run

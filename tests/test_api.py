@@ -10,7 +10,7 @@ import yaml
 
 import podium
 from podium import Study, compare, compile, plan  # noqa: A004
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 
 def test_importing_podium_loads_nothing_else():

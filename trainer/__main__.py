@@ -9,7 +9,7 @@ import sys
 if sys.argv[1:2] == ["train"] and "--help" not in sys.argv and os.environ.get("RANK", "0") == "0":
     print(f"podium trainer: attempt {os.environ.get('PODIUM_ATTEMPT', '1')}, process {os.getpid()}", flush=True)
 
-from podium.trainer.cli import main
+from podium.trainer.builtin.cli import main
 
 if __name__ == "__main__":
     main()

@@ -13,15 +13,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 
 from podium.components.launch.launcher import Ended, Task
-from podium.components.launch.one_task import run_task
-from podium.components.launch.open_launcher import open_launcher
+from podium.components.launch.open import open_launcher, run_task
 from podium.components.reporting.build import build_report
 from podium.components.study.cost import run_usd, usd_of_seconds
-from podium.components.study.finalists import Finalist, finalists
 from podium.components.study.layout import LEASE, evaluation_key
-from podium.components.study.run import Run
-from podium.trainer.lease import TOKEN_VARIABLE, Lease
-from podium.trainer.storage import join_uri
+from podium.components.study.run import Finalist, Run, finalists
+from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.trial.storage import join_uri
 
 METRICS = "metrics.json"
 FOLDER = "evaluation"

@@ -7,10 +7,15 @@ Jobs, and nothing here needs them.
 from __future__ import annotations
 
 import json
+import logging
 import os
+import queue
 import ssl
+import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +25,7 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.trial.errors import PodiumError, UserError
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 WATCH_SECONDS = 120
@@ -238,3 +243,132 @@ def _in_words(error: ApiException) -> ApiError:
 
 def _short(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error).partition(": ")[2] or str(error)
+
+
+# One watch on all Jobs of a step, in a thread, taken up again whatever ends it.
+#
+# What it saw goes into a queue. Where the server no longer knows the version from which to go on (410), or after a
+# break of unknown length, the Jobs are listed again, and who reads the queue compares.
+
+FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.2, 15.0
+"""Back-off while the server does not answer."""
+GONE = 410
+
+_log = logging.getLogger("podium.jobs")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A Job as the server last told of it."""
+
+    job: Object
+    deleted: bool = False
+
+
+@dataclass(frozen=True)
+class Listed:
+    """All Jobs that there are; one that is not among them is gone."""
+
+    jobs: list[Object]
+
+
+def slim(job: Object) -> Object:
+    """What a launcher needs of a Job: a tenth of it, without its template and who changed which field."""
+    metadata, spec = job["metadata"], job["spec"]
+    return {
+        "metadata": {key: metadata[key] for key in ("name", "uid", "labels", "deletionTimestamp") if key in metadata},
+        "spec": {key: spec[key] for key in ("suspend", "parallelism", "activeDeadlineSeconds") if key in spec},
+        "status": job.get("status") or {},
+    }
+
+
+class JobWatch:
+    """Follows the Jobs with these labels from a list's version on."""
+
+    def __init__(self, cluster: Cluster, selector: str, version: str) -> None:
+        self.events: queue.SimpleQueue[Seen | Listed] = queue.SimpleQueue()
+        self._cluster, self._selector, self._version = cluster, selector, version
+        self._end = threading.Event()
+        self._response: Any = None
+        self._thread = threading.Thread(target=self._follow, name="job watch", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._end.set()
+        response = self._response
+        if response is not None:
+            with suppress(Exception):  # it may have been closed at this moment
+                response.shutdown()
+        self._thread.join(5.0)
+
+    def _follow(self) -> None:
+        delay = FIRST_DELAY_SECONDS
+        while not self._end.is_set():
+            try:
+                self._watch()
+                delay = FIRST_DELAY_SECONDS
+                # a server that ends each watch at once must not be asked in a tight loop
+                self._end.wait(FIRST_DELAY_SECONDS)
+                continue
+            except ApiError as error:
+                if self._end.is_set():
+                    return
+                if error.status == GONE:
+                    self._version = ""
+                else:
+                    _log.info("watching Jobs: %s; again in %.1f s", error, delay)
+            self._end.wait(delay)
+            delay = min(2 * delay, LONGEST_DELAY_SECONDS)
+
+    def _watch(self) -> None:
+        if not self._version:
+            jobs, self._version = self._cluster.list_jobs(self._selector)
+            self.events.put(Listed([slim(job) for job in jobs]))
+        for event in self._cluster.watch_jobs(self._selector, self._version, self._opened):
+            kind, what = event["type"], event["object"]
+            if kind == "ERROR":
+                raise ApiError(int(what.get("code") or 0), str(what.get("message")), str(what.get("reason")))
+            self._version = what["metadata"]["resourceVersion"]
+            if kind != "BOOKMARK":
+                self.events.put(Seen(slim(what), deleted=kind == "DELETED"))
+
+    def _opened(self, response: Any) -> None:
+        self._response = response
+        if self._end.is_set():
+            response.shutdown()
+
+
+# The least that a conductor and the reaper need to be allowed in the namespace of the Jobs, as rules of a Role.
+#
+# `python -m podium.components.launch.job_rbac [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
+# and a test compares them.
+
+Rule = dict[str, list[str]]
+
+CONDUCTOR_RULES: list[Rule] = [
+    {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create", "get", "list", "watch", "delete"]},
+    # get: the conductor's own pod, whose owner its Jobs get; list: how a pod ended, why one does not start
+    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list"]},
+    {"apiGroups": [""], "resources": ["pods/log"], "verbs": ["get"]},
+    {"apiGroups": [""], "resources": ["events"], "verbs": ["list"]},
+    # headless ones, by which the machines of a trial find each other
+    {"apiGroups": [""], "resources": ["services"], "verbs": ["create"]},
+]
+REAPER_RULES: list[Rule] = [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["list", "delete"]}]
+
+
+def role(name: str, rules: list[Rule]) -> dict[str, Any]:
+    """A Role with these rules."""
+    return {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role", "metadata": {"name": name}, "rules": rules}
+
+
+def main() -> None:
+    """Print the Roles as one list."""
+    name = sys.argv[1] if len(sys.argv) > 1 else "podium"
+    roles = [role(f"{name}-conductor", CONDUCTOR_RULES), role(f"{name}-reaper", REAPER_RULES)]
+    print(json.dumps({"apiVersion": "v1", "kind": "List", "items": roles}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

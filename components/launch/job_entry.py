@@ -76,8 +76,8 @@ class LogToStore:
                 sys.stdout.buffer.flush()
 
     def _put_now_and_then(self) -> None:
-        from podium.trainer.errors import NotFoundError, StorageError
-        from podium.trainer.storage import open_storage, split_uri
+        from podium.trainer.trial.errors import NotFoundError, StorageError
+        from podium.trainer.trial.storage import open_storage, split_uri
 
         folder, name = split_uri(self._uri)
         ended = self._end.wait(FIRST_SECONDS)
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_sources(wanted: str) -> None:
-    from podium.components.study.sources import trainer_digest
+    from podium.components.study.fingerprint import trainer_digest
 
     if trainer_digest() != wanted:
         print(

@@ -7,16 +7,228 @@ counts as a failure is decided in one place, and an attempt is the same thing wh
 
 from __future__ import annotations
 
+import hashlib
+import os
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from podium.components.launch.job_names import APP, FOLDER, JOB_NAME, RUN_URI, TASK, RunOnCluster, label
-from podium.components.launch.job_settings import GpuClass, JobSettings
+import yaml
+from pydantic import AfterValidator, Field, ValidationError
+
+import podium
 from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Task
-from podium.components.study.schema import Resources
-from podium.trainer.storage import join_uri
+from podium.components.study.schema import Resources, Study
+from podium.trainer.trial.errors import ConfigError, Problem, UserError
+from podium.trainer.trial.section import Section
+from podium.trainer.trial.storage import join_uri, normalise_uri
+
+# Names and labels of what a run has on a cluster: the same for every conductor of the run, different for every other.
+#
+# A Job's name is made of the store, the run, the trial's fingerprint and the attempt, so that a conductor that was
+# killed and started again finds its Jobs and can't start one twice: creating it again is a conflict.
+
+APP = {"app.kubernetes.io/name": "podium", "app.kubernetes.io/component": "trial"}
+RUN, STAGE, STORE = "podium.dev/run", "podium.dev/stage", "podium.dev/store"
+TASK = "podium.dev/task"
+"""Annotation: the task's name in full, `ranking/emb25/seed-42`."""
+RUN_URI = "podium.dev/run-uri"
+"""Annotation: where the run lies, so that its lease can be watched by who knows only its Jobs."""
+FOLDER = "podium.dev/folder"
+"""Annotation: the URI of the trial's folder."""
+JOB_NAME = "batch.kubernetes.io/job-name"
+"""Label that the Job controller puts on a Job's pods."""
+
+
+@dataclass(frozen=True)
+class RunOnCluster:
+    """Which run, and which of its steps, some Jobs belong to."""
+
+    store_uri: str
+    run_id: str
+    run_uri: str
+    incarnation: str
+    """Changes when a run's folder is removed and made again: Jobs of the former are not the latter's."""
+    stage: str
+
+    @property
+    def selector(self) -> str:
+        """Label selector of the step's Jobs, and of their pods."""
+        return ",".join(f"{key}={value}" for key, value in self.labels.items())
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The labels that all of the step's Jobs have."""
+        return {**run_labels(self.store_uri, self.run_id), STAGE: label(self.stage)}
+
+    def stem(self, task: Task) -> str:
+        """A Job's name without the attempt, at most 46 characters."""
+        parts = [self.store_uri, self.incarnation, self.run_id, self.stage, task.name, task.identity]
+        readable = re.sub(r"[^a-z0-9]+", "-", task.name.lower().replace("/seed-", "-")).strip("-")
+        return f"podium-{readable[:25].rstrip('-')}-{_hex(*parts, digits=12)}"
+
+    def job_name(self, task: Task) -> str:
+        """The name of the Job that makes this attempt at the task: a DNS label with room for a rank's index."""
+        return f"{self.stem(task)}-{task.attempt}"
+
+
+def run_labels(store_uri: str, run_id: str) -> dict[str, str]:
+    """The labels that all Jobs of a run have."""
+    return {**APP, RUN: label(run_id), STORE: _hex(store_uri, digits=8)}
+
+
+def label(text: str) -> str:
+    """A text as a label's value: at most 63 characters; what had to be changed keeps its difference by a hash."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")
+    if plain == text and len(text) <= 63:
+        return text
+    return f"{plain[:54].rstrip('-._')}-{_hex(text, digits=8)}".lstrip("-")
+
+
+def _hex(*parts: str, digits: int) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
+
+
+# How trials run as Jobs on this cluster: what the site decides and no study says.
+#
+# Read from the environment variable `PODIUM_JOBS`, a YAML mapping (the chart puts it into the ConfigMap
+# `podium-config`), or from the file that `PODIUM_JOBS_FILE` names. Without either every default holds.
+
+SETTINGS_VARIABLE = "PODIUM_JOBS"
+FILE_VARIABLE = "PODIUM_JOBS_FILE"
+PRIORITY_VARIABLE = "PODIUM_PRIORITY_CLASS"
+"""Goes over the site's `priority_class`: a pipeline's input."""
+TRAINER_IMAGE = f"podium/python-trainer:{podium.__version__}"
+"""The same as `kfp_components`', without the import of KFP."""
+
+
+def _quantity(text: str) -> str:
+    if not re.fullmatch(r"[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?", text):
+        raise ValueError(f"must be a Kubernetes quantity such as 500m, 8Gi or 2, got {text!r}")
+    return text
+
+
+def _name(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?", text):
+        raise ValueError(f"must be a Kubernetes name (lower-case letters, digits, - and .), got {text!r}")
+    return text
+
+
+Quantity = Annotated[str, AfterValidator(_quantity)]
+Name = Annotated[str, AfterValidator(_name)]
+
+
+class GpuClass(Section):
+    """What a study's `gpu_class` means on this cluster."""
+
+    resource: str = "nvidia.com/gpu"
+    """The extended resource that a GPU of this class is counted in."""
+    node_selector: dict[str, str] = {}
+    tolerations: list[dict[str, Any]] = []
+
+
+class JobSettings(Section):
+    """The site's side of a trial's Job; the stage's side is its `resources`."""
+
+    namespace: Name | None = None
+    """Where the Jobs run: by default the conductor's own namespace, or that of the kubeconfig's context."""
+    image: str = Field(default=TRAINER_IMAGE, min_length=1)
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: list[Name] = []
+    service_account: Name | None = None
+    """None is the namespace's `default`. No token of it is mounted either way: a trial has no business with the API."""
+    secret: Name | None = "podium-credentials"  # noqa: S105  a name, not a secret
+    """Secret whose keys are environment variables of a trial. One that is stated must exist; the default need not."""
+    config_map: Name | None = "podium-config"
+    """ConfigMap whose keys are environment variables of a trial; likewise."""
+    env: dict[str, str] = {}
+    """More environment variables, nothing secret."""
+    gpu_classes: dict[str, GpuClass] = {}
+    queue: Name | None = None
+    """Kueue LocalQueue. Jobs are then created suspended, and Kueue lets them go."""
+    priority_class: Name | None = None
+    parallel: int | None = Field(default=None, gt=0)
+    """The most Jobs of a stage at once, whatever the study or `--parallel` say."""
+    shared_memory: Quantity = "8Gi"
+    """Limit of /dev/shm. What is used of it counts as the trial's memory."""
+    scratch: Quantity = "20Gi"
+    """Limit of /tmp, the only other place that a trial can write to."""
+    cpu: Quantity | None = None
+    """CPU request of a trial whose stage names none."""
+    memory: Quantity | None = None
+    """Memory request and limit of a trial whose stage names none."""
+    ttl_seconds: int = Field(default=3600, ge=0)
+    """How long an ended Job and its pod's Kubernetes log stay."""
+    deadline_seconds: int | None = Field(default=None, gt=0)
+    """A Job that runs longer is ended; its trial saves, which counts as a failed attempt."""
+    grace_seconds: int = Field(default=120, ge=10)
+    """Time for a trial to save when its pod is told to end."""
+    start_seconds: float = Field(default=600, gt=0)
+    """How long a pod may fail to start for what waiting does not mend (image, secret): then its attempt ends."""
+    patience_seconds: float = Field(default=600, gt=0)
+    """A trial that sees its conductor's counter stand still for so long saves and ends."""
+    check_sources: bool = True
+    """Refuse to train in an image whose trainer is other than the conductor's, which the fingerprint was made from."""
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+
+    @property
+    def secret_required(self) -> bool:
+        """Whether a missing Secret keeps trials from starting."""
+        return "secret" in self.model_fields_set
+
+    @property
+    def config_map_required(self) -> bool:
+        """Whether a missing ConfigMap keeps trials from starting."""
+        return "config_map" in self.model_fields_set
+
+
+def read_job_settings(environment: Mapping[str, str] = os.environ) -> JobSettings:
+    """The settings that the environment names. Raises ConfigError with every problem, naming variable or file."""
+    text, source = environment.get(SETTINGS_VARIABLE, ""), SETTINGS_VARIABLE
+    path = environment.get(FILE_VARIABLE)
+    if not text.strip() and path:
+        source = path
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ConfigError(Problem(FILE_VARIABLE, f"{path!r} can't be read: {error.strerror}")) from None
+    try:
+        data = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", source=source) from None
+    if not isinstance(data, dict):
+        raise ConfigError(f"must be a mapping of settings, got {data!r}", source=source)
+    if priority := environment.get(PRIORITY_VARIABLE):
+        data = {**data, "priority_class": priority}
+    try:
+        return JobSettings.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError.from_validation(error, source=source) from None
+
+
+def check_jobs(study: Study, store_uri: str) -> JobSettings:
+    """The settings, checked against what a study asks for and where it is kept.
+
+    Raises UserError with everything that would keep a trial from running as a Job on this site.
+    """
+    settings = read_job_settings()
+    problems = []
+    if not normalise_uri(store_uri).startswith("s3://"):
+        what = f"must be s3://bucket/prefix with launcher job, since pods can't reach a folder, got {store_uri}"
+        problems.append(Problem("--store", what))
+    for name, stage in study.stages.items():
+        wanted, known = stage.resources.gpu_class, settings.gpu_classes
+        if stage.resources.gpus_per_trial and wanted is not None and wanted not in known:
+            what = f"must be a class that {SETTINGS_VARIABLE} names under gpu_classes ({', '.join(known) or 'none'})"
+            problems.append(Problem(f"stages.{name}.resources.gpu_class", f"{what}, got {wanted!r}"))
+    if problems:
+        raise UserError(problems)
+    return settings
+
 
 CONTAINER = "trial"
 UID = 10001

@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from podium.components.study.layout import WAITING
+from podium.trainer.trial.errors import NotFoundError, StorageError
+from podium.trainer.trial.section import Section
+from podium.trainer.trial.storage import Storage
 
 TRIAL_COMMAND_VARIABLE = "PODIUM_TRIAL_COMMAND"
 """A command line that is started in place of the trainer, followed by the trial folder's URI: the seam at which a
@@ -119,3 +125,97 @@ def trial_command(uri: str) -> list[str]:
     other = os.environ.get(TRIAL_COMMAND_VARIABLE)
     prefix = shlex.split(other) if other else [sys.executable, "-m", "podium.trainer", "train", "--run-spec"]
     return [*prefix, uri]
+
+
+# What a run's trials wait for, in words: printed when it changes, and kept in `waiting.json` for `podium status`.
+
+SHOWN = 5
+"""Trials that are named with each reason."""
+
+
+class WaitingNotes:
+    """Writes down what the trials of a step wait for."""
+
+    def __init__(self, storage: Storage) -> None:
+        """`storage` is the run's."""
+        self._storage = storage
+        self._told: dict[str, str] = {}
+
+    def tell(self, waiting: Mapping[str, str]) -> None:
+        """Note who waits for what now. Says nothing where nothing has changed."""
+        now = dict(sorted(waiting.items()))
+        if now == self._told:
+            return
+        news: dict[str, list[str]] = {}
+        for name, why in now.items():
+            if self._told.get(name) != why:
+                news.setdefault(why, []).append(name)
+        for why, names in news.items():
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            print(f"{', '.join(names[:SHOWN])}{more}: {why}", flush=True)
+        self._told = now
+        with suppress(StorageError):  # words for a reader are worth no trial
+            if now:
+                self._storage.write_json(WAITING, now)
+            else:
+                self._storage.delete(WAITING)
+
+
+# What a trial's attempts cost: `attempts.json` in its folder, kept by the conductor.
+#
+# Device time is money whether or not an attempt ended well, so it is written down while the attempt runs: a conductor
+# that is killed loses at most `BEAT_SECONDS` of it. A result's cost is always computed from this file, so filling it in
+# twice gives the same.
+
+ATTEMPTS = "attempts.json"
+BEAT_SECONDS = 30.0
+
+
+class Attempt(Section):
+    """One start of a trial."""
+
+    seconds: float
+    """Wall-clock seconds over which it held its devices, as far as known."""
+    ended: bool = False
+    """False while it runs, and for ever where its conductor was killed."""
+    code: int | None = None
+    """Its exit code; None where nobody saw it end."""
+    crashed: bool = False
+    """Whether it counts as a failure of its own."""
+
+
+class Attempts(Section):
+    """All starts of a trial, in order."""
+
+    attempts: list[Attempt] = []
+
+    @property
+    def seconds(self) -> float:
+        """Seconds over all attempts, lost ones included."""
+        return sum(attempt.seconds for attempt in self.attempts)
+
+    @property
+    def crashes(self) -> int:
+        """Attempts that failed by themselves; an interruption is none."""
+        return sum(attempt.crashed for attempt in self.attempts)
+
+    def begin(self) -> Attempts:
+        """With one more attempt, which has just started."""
+        return Attempts(attempts=[*self.attempts, Attempt(seconds=0.0)])
+
+    def last(self, attempt: Attempt) -> Attempts:
+        """With the last attempt as it now stands."""
+        return Attempts(attempts=[*self.attempts[:-1], attempt])
+
+
+def read_attempts(storage: Storage, folder: str) -> Attempts:
+    """The attempts at the trial in `folder` of the run; none where it was never started."""
+    try:
+        return Attempts.model_validate_json(storage.read_bytes(f"{folder}/{ATTEMPTS}"))
+    except NotFoundError:
+        return Attempts()
+
+
+def write_attempts(storage: Storage, folder: str, attempts: Attempts) -> None:
+    """Replace the file."""
+    storage.write_text(f"{folder}/{ATTEMPTS}", attempts.model_dump_json() + "\n")

@@ -12,9 +12,9 @@ somebody can edit one of the two. The rule that lets the study be edited in the 
 
 from __future__ import annotations
 
-from podium.components.study.graph import graph_problems
+from podium.components.study.load import graph_problems
 from podium.components.study.schema import Resources, Study
-from podium.trainer.errors import Problem
+from podium.trainer.trial.errors import Problem
 
 
 def stage_gpus(resources: Resources, launcher: str, parallel: int | None = None) -> int:

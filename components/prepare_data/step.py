@@ -9,23 +9,22 @@ from __future__ import annotations
 import json
 import os
 
-from podium.components.launch.job_settings import check_jobs
+from podium.components.launch.job_manifest import check_jobs
 from podium.components.prepare_data.gpus import gpu_notes, gpu_problems
 from podium.components.step_process import PIPELINE_PID
-from podium.components.study.design import variants
-from podium.components.study.kubeflow import note_run
-from podium.components.study.load import Overrides, Selection, load_study
+from podium.components.study.design import Overrides, Selection, check_selection, variants
+from podium.components.study.layout import note_run
+from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.components.study.selection import check_selection
 from podium.components.study.trials import dataset_config, datasets, variant_config
 from podium.components.verdicts.verdict import VariantRef
-from podium.trainer.data.manifest import check_lengths
-from podium.trainer.data.prepare import prepare as prepare_dataset
-from podium.trainer.errors import NotFoundError, Problem, UserError
-from podium.trainer.mlflow_server import initialise, mlflow_uri
-from podium.trainer.storage import open_storage, split_uri
-from podium.trainer.units import format_count, parse_usd
+from podium.trainer.builtin.data.prepare import prepare as prepare_dataset
+from podium.trainer.builtin.data.shards import check_lengths
+from podium.trainer.trial.errors import NotFoundError, Problem, UserError
+from podium.trainer.trial.storage import open_storage, split_uri
+from podium.trainer.trial.sync import initialise, mlflow_uri
+from podium.trainer.trial.units import format_count, parse_usd
 
 LAUNCHERS = ("process", "job")
 

@@ -22,9 +22,9 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
 
     def load_context(self, context: Any) -> None:
         """Load what the model was stored with. Raises CheckpointError where it is damaged."""
-        from podium.trainer.checkpoint import load_model
-        from podium.trainer.data.tokenizer import bytes_per_token, end_of_text, load_tokenizer
-        from podium.trainer.precision import choose_device
+        from podium.trainer.builtin.checkpoint import load_model
+        from podium.trainer.builtin.data.tokenizer import bytes_per_token, end_of_text, load_tokenizer
+        from podium.trainer.builtin.setup import choose_device
 
         weights = Path(context.artifacts["weights"])
         model, self.config = load_model(weights)
@@ -43,7 +43,7 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         Raises DataError for a model that was trained on tokens without their tokenizer: it can only `evaluate`.
         """
         if self.tokenizer is None:
-            from podium.trainer.errors import DataError
+            from podium.trainer.trial.errors import DataError
 
             raise DataError("this model was trained on ready-made tokens, and their tokenizer was not given")
         rows = [self._score(text) for text in model_input["text"]]
@@ -57,8 +57,8 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         """
         import torch
 
-        from podium.trainer.data.loader import evaluation_batches
-        from podium.trainer.data.manifest import dataset_folder as local_folder
+        from podium.trainer.builtin.data.loader import evaluation_batches
+        from podium.trainer.builtin.data.shards import dataset_folder as local_folder
 
         folder, config = local_folder(dataset_folder), self.config
         batches = evaluation_batches(
@@ -92,8 +92,8 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         return found.loss, found.tokens, math.nan if found.bits_per_byte is None else found.bits_per_byte
 
     def _evaluate(self, batches: Any) -> Any:
-        from podium.trainer.evaluation.perplexity import evaluate_loss
-        from podium.trainer.precision import choose_precision
+        from podium.trainer.builtin.evaluation.perplexity import evaluate_loss
+        from podium.trainer.builtin.setup import choose_precision
 
         precision = choose_precision(self.config.runtime.precision, self.device)
         return evaluate_loss(

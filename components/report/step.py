@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 
-from podium.components.launch.catch_up import catch_up
+from podium.components.launch.tracker import catch_up
 from podium.components.reporting.build import FOLDER, build_report
-from podium.components.study.kubeflow import mlflow_tags
+from podium.components.study.layout import mlflow_tags
 from podium.components.study.run import Run
-from podium.trainer.mlflow_server import artifact_root, client, ensure_parent, mlflow_uri
+from podium.trainer.trial.sync import artifact_root, client, ensure_parent, mlflow_uri
 
 MAILED = ("index.html", "summary.md", "results.csv")
 """The files that MLflow shows with the run; figures are in the page."""

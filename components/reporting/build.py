@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from podium.components.reporting.collect import collect
-from podium.components.reporting.document import sections
-from podium.components.reporting.emergence.report import LAYOUT as EMERGENCE
-from podium.components.reporting.emergence.report import EmergenceReport, add_cells
+from podium.components.reporting.document import headline, sections
 from podium.components.reporting.from_csv import report_figures
-from podium.components.reporting.headline import headline
-from podium.components.reporting.layouts.param_allocation import phase1_files
-from podium.components.reporting.model import ReportData
-from podium.components.reporting.page import page
+from podium.components.reporting.model import ReportData, collect
+from podium.components.reporting.page import page, summary
 from podium.components.reporting.results_csv import result_rows, results_csv
-from podium.components.reporting.summary import summary
+from podium.components.reporting.studies.emergence import LAYOUT as EMERGENCE
+from podium.components.reporting.studies.emergence import EmergenceReport, add_cells
+from podium.components.reporting.studies.param_allocation import phase1_files
+from podium.components.reporting.studies.to_target import LAYOUT, TargetReport, with_target_sections
 from podium.components.reporting.table import Table
 from podium.components.reporting.tables import axis_tables as tables_of_axes
-from podium.components.reporting.to_target.report import LAYOUT, TargetReport, with_target_sections
 from podium.components.study.run import Run
 
 FOLDER = "report"

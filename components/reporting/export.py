@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from podium.components.reporting.build import render
-from podium.components.reporting.collect import collect
-from podium.components.reporting.layouts.speedrun import speedrun_files
-from podium.components.reporting.model import ReportData
+from podium.components.reporting.model import ReportData, collect
 from podium.components.reporting.results_csv import Row, axis_keys, columns_of, read_csv, result_rows, to_csv
+from podium.components.reporting.studies.speedrun import speedrun_files
 from podium.components.study.run import Run
-from podium.components.verdicts.markdown import to_markdown
-from podium.trainer.errors import UserError
+from podium.components.verdicts.verdict import to_markdown
+from podium.trainer.trial.errors import UserError
 
 LAYOUTS = ("generic", "param-allocation", "speedrun", "time-to-target")
 _OF_ONE_STUDY = ("param-allocation", "time-to-target")

@@ -16,7 +16,7 @@ from podium.components.reporting.figures.gallery import all_figures
 from podium.components.reporting.figures.style import Figure
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import Row, axis_keys, read_csv
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 NEEDED = ("final_val_loss", "final_val_perplexity", "val_loss", "val_perplexity")
 

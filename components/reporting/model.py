@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from typing import Any
 
-from podium.components.study.design import Experiment
+from podium.components.study import layout
+from podium.components.study.design import Experiment, experiments
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Entry
+from podium.components.study.plan import plan
+from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
+from podium.components.study.trials import Trial
 from podium.components.verdicts.verdict import VariantRef, Verdict
-from podium.trainer.config import TrainConfig
-from podium.trainer.curve import Point
-from podium.trainer.result import TrialResult
-from podium.trainer.routing_metrics import Routing
+from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.builtin.routing_metrics import Routing, routing_of
+from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
 
 PENDING = "pending"
 """Status of a trial that has no result yet."""
@@ -115,3 +120,152 @@ class ReportData:
     def trials(self) -> tuple[TrialData, ...]:
         """All trials of all stages."""
         return tuple(trial for stage in self.stages for trial in stage.trials)
+
+
+# From a run in its store to the plain picture that a report is made from.
+
+MAX_CURVES = 300
+"""Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""
+LOG_LINES = 20
+_LOG_BYTES = 16_384
+_THREADS = 16
+"""Reads at once: an object store answers each in tens of milliseconds."""
+
+
+def collect(run: Run) -> ReportData:
+    """Read everything that a report says. Takes a run in any state and waits for nothing. Raises StorageError."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        stages = tuple(_stage(run, name, pool) for name in run.stages)
+    entries = tuple(run.ledger.entries())
+    spent = sum(t.result.cost_usd or 0.0 for stage in stages for t in stage.trials if t.result and not t.reused_from)
+    spent += sum(float(entry.data.get("cost_usd") or 0.0) for entry in entries if entry.kind in ("gate", "evaluation"))
+    return ReportData(
+        study=run.study,
+        run_id=run.id,
+        study_hash=run.registered.study_hash,
+        trainer_digest=run.registered.trainer,
+        stages=stages,
+        # groups have combinations of values, not a table of each axis
+        experiments=tuple(experiments(run.study)) if run.study.design != "groups" else (),
+        ledger=entries,
+        evaluations=tuple(_evaluations(run, stages)),
+        registration=run.read_json(layout.REGISTRATION),
+        shakedown=run.read_json(layout.SHAKEDOWN),
+        plan=plan(run.study).to_json(),
+        spent_usd=round(spent, 6),
+        datasets=tuple(_datasets(run, stages)),
+        store_uri=run.store_uri,
+    )
+
+
+def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
+    trials, reused = run.trials(name), run.reused
+    results = list(pool.map(lambda trial: run.result(trial.key), trials))
+    found = [
+        TrialData(
+            trial.key,
+            trial.variant,
+            result,
+            config=trial.config,
+            reused_from=reused.get(trial.key.name),
+            group=trial.group,
+        )
+        for trial, result in zip(trials, results, strict=True)
+    ]
+    verdict = run.verdict(name)
+    drawn = _drawn(run, found, verdict)
+    curves = dict(zip(drawn, pool.map(lambda index: _curve(run, trials[index]), drawn), strict=True))
+    with_logs = run.study.layout == "param-allocation" and name == run.stages[0]
+    logs = list(pool.map(lambda trial: log_tail(run, trial), trials)) if with_logs else [""] * len(trials)
+    mixtures = [index for index in drawn if trials[index].config.mode == "moe"]
+    routing = dict(zip(mixtures, pool.map(lambda index: _routing(run, trials[index]), mixtures), strict=True))
+    whole = [
+        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=logs[i])
+        for i, trial in enumerate(found)
+    ]
+    refs = run.stage_variants(name)
+    return StageData(name, run.study.stages[name], None if refs is None else tuple(refs), tuple(whole), verdict)
+
+
+def _drawn(run: Run, trials: list[TrialData], verdict: Verdict | None) -> list[int]:
+    """Places of the trials whose curves are read: the baseline's, promoted and killed ones first."""
+    on = {variant.name for variant in verdict.promoted} if verdict else set()
+    metric = run.study.stages[trials[0].key.stage].promotion.metric if trials else ""
+
+    def importance(index: int) -> tuple[bool, bool, bool, float]:
+        trial = trials[index]
+        value = getattr(trial.result, metric) if trial.result else None
+        name = trial.variant.name
+        killed = trial.result is not None and trial.result.kill_tokens is not None
+        return (
+            name != run.study.baseline.variant,
+            name not in on,
+            not killed,
+            value if value is not None else float("inf"),
+        )
+
+    known = [index for index, trial in enumerate(trials) if trial.result is not None]
+    return sorted(known, key=importance)[:MAX_CURVES]
+
+
+def _curve(run: Run, trial: Trial) -> tuple[Point, ...]:
+    return tuple(curve_of(_lines(run, trial, '"val_loss"')))
+
+
+def _lines(run: Run, trial: Trial, only: str) -> list[dict[str, Any]]:
+    """The lines of a trial's metrics that contain `only`: a train line a step would make up nearly all parsing."""
+    try:
+        text = run.storage.read_text(f"{trial.key.folder}/metrics.jsonl")
+    except NotFoundError:
+        return []
+    whole = text[: text.rfind("\n") + 1]
+    return read_lines("".join(f"{line}\n" for line in whole.splitlines() if only in line))
+
+
+def _routing(run: Run, trial: Trial) -> tuple[Routing, ...]:
+    lines = _lines(run, trial, '"router"')
+    return tuple(routing for line in lines if (routing := routing_of(line)) is not None)
+
+
+def log_tail(run: Run, trial: Trial) -> str:
+    """The last lines of a trial's log; empty where it has none."""
+    path = run.storage.local_path(trial.key.log)
+    try:
+        if path is None:
+            text = run.storage.read_text(trial.key.log)
+        else:
+            with path.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
+                text = file.read().decode(errors="replace")
+    except (NotFoundError, FileNotFoundError):
+        return ""
+    return "\n".join(text.splitlines()[-LOG_LINES:])
+
+
+def _evaluations(run: Run, stages: tuple[StageData, ...]) -> list[EvaluationData]:
+    """The finalists' evaluations in the order of the last stage, then any other."""
+    names = [key.split("/")[1] for key in run.storage.list("evaluation") if key.endswith("/metrics.json")]
+    order = {variant.name: place for place, variant in enumerate(stages[-1].variants or ())}
+    found = []
+    for name in sorted(dict.fromkeys(names), key=lambda name: order.get(name, len(order))):
+        folder = layout.evaluation_key(name)
+        metrics: dict[str, Any] = run.storage.read_json(f"{folder}/metrics.json")
+        found.append(EvaluationData(name, metrics))
+    return found
+
+
+def _datasets(run: Run, stages: tuple[StageData, ...]) -> list[DatasetData]:
+    refs: dict[str, VariantRef] = {}
+    for stage in stages:
+        refs.update({trial.variant.name: trial.variant for trial in stage.trials})
+    by_fingerprint: dict[str, list[str]] = {}
+    for name, ref in refs.items():
+        by_fingerprint.setdefault(run.dataset_fingerprint(ref), []).append(name)
+    found = []
+    for fingerprint, variants in by_fingerprint.items():
+        try:
+            manifest = run.store.read_json(f"{layout.data_key(fingerprint)}/manifest.json")
+        except NotFoundError:
+            manifest = {}
+        found.append(DatasetData(fingerprint, manifest, tuple(variants)))
+    return found

@@ -9,13 +9,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from podium.components.reporting import numbers
-from podium.components.reporting.evaluation_tables import figure, is_cost, is_quality
+from podium.components.reporting import table
 from podium.components.reporting.model import ReportData, StageData, TrialData
+from podium.components.reporting.table import figure, is_cost, is_quality
 from podium.components.study import design
 from podium.components.study.schema import Axis, Study
-from podium.trainer.curve import Point
-from podium.trainer.result import TrialResult
+from podium.trainer.trial.result import Point, TrialResult
 
 Row = dict[str, str]
 """Column → text; empty where there is nothing."""
@@ -117,7 +116,7 @@ def curve_cell(curve: Sequence[Point], limit: int = CURVE_POINTS) -> str:
     if len(finite) > limit:
         step = (len(finite) - 1) / (limit - 1)
         finite = [finite[round(index * step)] for index in range(limit)]
-    return " ".join(f"{point.tokens}:{numbers.loss(point.val_loss)}" for point in finite)
+    return " ".join(f"{point.tokens}:{table.loss(point.val_loss)}" for point in finite)
 
 
 def parse_curve(cell: str) -> list[tuple[int, float]]:
@@ -174,12 +173,12 @@ def _row(data: ReportData, stage: StageData, trial: TrialData, promoted: Mapping
     }
     for name, key in axis_keys(data.study).items():
         if name in trial.variant.axis_values:
-            row[key] = numbers.axis_value(trial.variant.axis_values[name])
+            row[key] = table.axis_value(trial.variant.axis_values[name])
     if trial.result:
         metric = stage.stage.promotion.metric
         row["metric"] = metric
         # as the verdicts' sentences write it, whatever the metric
-        row["metric_value"] = numbers.loss(getattr(trial.result, metric))
+        row["metric_value"] = table.loss(getattr(trial.result, metric))
         row.update(_result_cells(trial.result, trial.config.data.sequence_length if trial.config else None))
     row["val_loss_curve"] = curve_cell(trial.curve)
     return row
@@ -199,32 +198,32 @@ def _result_cells(result: TrialResult, sequence_length: int | None) -> Row:
     memory = result.peak_memory_bytes
     cells: dict[str, Any] = {
         "reason": result.reason,
-        "final_val_loss": numbers.loss(result.final_val_loss),
-        "final_val_perplexity": numbers.perplexity(result.final_val_perplexity),
-        "final_bits_per_byte": numbers.bits_per_byte(result.final_bits_per_byte),
-        "best_val_loss": numbers.loss(result.best_val_loss),
-        "best_val_perplexity": numbers.perplexity(result.best_val_perplexity),
-        "final_train_loss": numbers.loss(result.final_train_loss),
-        "target_loss": numbers.loss(result.target_loss),
+        "final_val_loss": table.loss(result.final_val_loss),
+        "final_val_perplexity": table.perplexity(result.final_val_perplexity),
+        "final_bits_per_byte": table.bits_per_byte(result.final_bits_per_byte),
+        "best_val_loss": table.loss(result.best_val_loss),
+        "best_val_perplexity": table.perplexity(result.best_val_perplexity),
+        "final_train_loss": table.loss(result.final_train_loss),
+        "target_loss": table.loss(result.target_loss),
         "reached_target": "" if result.reached_target is None else json.dumps(result.reached_target),
         "passes": "" if result.passes is None else f"{result.passes:.2f}",
-        "tokens_per_second": numbers.whole(result.tokens_per_second),
-        "peak_memory_mb": numbers.whole(memory / 1e6) if memory is not None else "",
-        "cost_usd": numbers.cost(result.cost_usd),
-        "elapsed_seconds": numbers.seconds(elapsed_seconds(result)),
+        "tokens_per_second": table.whole(result.tokens_per_second),
+        "peak_memory_mb": table.whole(memory / 1e6) if memory is not None else "",
+        "cost_usd": table.cost(result.cost_usd),
+        "elapsed_seconds": table.seconds(elapsed_seconds(result)),
         "training_flops": "" if flops is None or not math.isfinite(flops) else f"{flops:.4e}",
-        "final_val_loss_exact": numbers.exact(result.final_val_loss),
-        "final_val_perplexity_exact": numbers.exact(result.final_val_perplexity),
-        "final_bits_per_byte_exact": numbers.exact(result.final_bits_per_byte),
-        "training_seconds_exact": numbers.exact(result.training_seconds),
-        "cost_usd_exact": numbers.exact(result.cost_usd),
+        "final_val_loss_exact": table.exact(result.final_val_loss),
+        "final_val_perplexity_exact": table.exact(result.final_val_perplexity),
+        "final_bits_per_byte_exact": table.exact(result.final_bits_per_byte),
+        "training_seconds_exact": table.exact(result.training_seconds),
+        "cost_usd_exact": table.exact(result.cost_usd),
         "log_tail": "\n".join(result.log_tail),
     }
     timed = (
         "time_to_target_seconds training_seconds evaluation_seconds compile_seconds checkpoint_seconds device_seconds"
     )
     for name in timed.split():
-        cells[name] = numbers.seconds(getattr(result, name))
+        cells[name] = table.seconds(getattr(result, name))
     plain = "best_step steps tokens kill_tokens stopped_tokens kill_detail attempts d_model n_layers n_heads d_ff"
     for name in (*plain.split(), "fingerprint"):
         cells[name] = _text(getattr(result, name))

@@ -7,13 +7,13 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from podium.components.reporting import numbers
+from podium.components.reporting import table
 from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import PENDING, ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys
 from podium.components.reporting.table import Column, Line, Mark, Table, number, prose, text
 from podium.components.verdicts.verdict import ArmSummary
-from podium.trainer.result import TrialResult
+from podium.trainer.trial.result import TrialResult
 
 FOLD_FROM = 40
 """Tables with more rows are folded on the page."""
@@ -83,11 +83,11 @@ def axis_tables(data: ReportData) -> list[Table]:
             roles = ("baseline" if row.variant == data.baseline else "", "best" if mark == "winner" else "")
             cells = (
                 row.name,
-                numbers.axis_value(row.value),
-                numbers.perplexity(figures.perplexity),
-                numbers.loss(figures.loss),
-                *((numbers.bits_per_byte(figures.bits_per_byte),) if by_bytes else ()),
-                numbers.signed(value - base, numbers.decimals_of(metric))
+                table.axis_value(row.value),
+                table.perplexity(figures.perplexity),
+                table.loss(figures.loss),
+                *((table.bits_per_byte(figures.bits_per_byte),) if by_bytes else ()),
+                table.signed(value - base, table.decimals_of(metric))
                 if value is not None and base is not None and value != base
                 else "",
                 _text(result.n_layers if result else None),
@@ -121,7 +121,7 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
     verdict = stage.verdict
     arms = arms_of(stage)
     metric = verdict.metric if verdict else stage.stage.promotion.metric
-    decimals, by_perplexity = numbers.decimals_of(metric), metric.endswith("perplexity")
+    decimals, by_perplexity = table.decimals_of(metric), metric.endswith("perplexity")
     on = {variant.name for variant in verdict.promoted} if verdict else set()
     tested = bool(verdict) and any(arm.p is not None for arm in verdict.ranking) if verdict else False
     ranking = verdict.ranking if verdict else _provisional(data, stage, arms)
@@ -140,11 +140,11 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
             arm.variant,
             "" if arm.rank is None else str(arm.rank),
             str(arm.n),
-            numbers.of_metric(metric, arm.mean),
-            numbers.of_metric(metric, arm.sd),
-            numbers.loss(figures.loss) if by_perplexity else numbers.perplexity(figures.perplexity),
-            numbers.signed(arm.difference, decimals),
-            *((numbers.interval(arm.interval, decimals), numbers.p_value(arm.p)) if tested else ()),
+            table.of_metric(metric, arm.mean),
+            table.of_metric(metric, arm.sd),
+            table.loss(figures.loss) if by_perplexity else table.perplexity(figures.perplexity),
+            table.signed(arm.difference, decimals),
+            *((table.interval(arm.interval, decimals), table.p_value(arm.p)) if tested else ()),
             fate,
         )
         lines.append(Line(cells, mark))

@@ -6,15 +6,14 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from podium.components.launch.catch_up import catch_up
+from podium.components.launch.tracker import catch_up
+from podium.components.policies.decide import decide
 from podium.components.reporting.build import build_report
+from podium.components.study.design import Selection
 from podium.components.study.layout import CANCEL
 from podium.components.study.run import Run
-from podium.components.study.selection import Selection
-from podium.components.verdicts.markdown import to_markdown
-from podium.components.verdicts.policy import decide
-from podium.components.verdicts.verdict import MoreTrials, Verdict
-from podium.trainer.errors import PodiumError
+from podium.components.verdicts.verdict import MoreTrials, Verdict, to_markdown
+from podium.trainer.trial.errors import PodiumError
 
 PARTIAL = "partial"
 """The answer where only a part of the stage was selected: nothing is decided, and nothing final is written."""

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from podium.components.study.schema import StudyData
-from podium.trainer.config import TrainConfig
-from podium.trainer.errors import ConfigError, Problem
+from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.trial.errors import ConfigError, Problem
 
 RESERVED = {
     "seed": "a stage's seeds",

@@ -11,13 +11,30 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+import podium.trainer
 from podium.components.study.schema import Study
-from podium.components.study.sources import trainer_digest
-from podium.trainer.config import TrainConfig
+from podium.trainer.builtin.config import TrainConfig
+
+# A digest of the trainer's sources: part of every trial's identity, and what an image is asked to have.
+
+DIGITS = 16
+
+
+@cache
+def trainer_digest() -> str:
+    """A digest of the trainer's sources: names and contents of its Python files."""
+    root = Path(podium.trainer.__path__[0])
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:DIGITS]
+
 
 RUN_ID_DIGITS = 8
 FINGERPRINT_DIGITS = 16

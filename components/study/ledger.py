@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from podium.components.study.fingerprint import canonical_hash
-from podium.trainer.storage import Storage, to_json
+from podium.trainer.trial.storage import Storage, to_json
 
 FOLDER = "ledger"
 

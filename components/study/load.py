@@ -4,19 +4,430 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
 
 import podium
-from podium.components.study.modules import ship_modules
-from podium.components.study.profiles import apply_profile
-from podium.components.study.schema import Study
-from podium.components.study.selection import Overrides, Selection
-from podium.components.study.validate import validate
-from podium.components.study.yaml_text import dump_yaml, parse_yaml
-from podium.trainer.data.corpora import parse_corpus
-from podium.trainer.errors import ConfigError, DataError, Problem, UserError
+from podium.components.policies.schema import Policy, Promotion
+from podium.components.study.checks import NAME_RULE, check_study
+from podium.components.study.design import Overrides, Selection
+from podium.components.study.fields import RESERVED, coerce, fields_of, nearest
+from podium.components.study.schema import Axis, Baseline, Group, Stage, Study, VariantSpec
+from podium.trainer.builtin.config import TrainConfig, with_text
+from podium.trainer.builtin.data.corpus import parse_corpus
+from podium.trainer.trial.errors import ConfigError, DataError, Problem, UserError
+
+# A profile: a named set of overrides on a study, merged into it.
+
+FULL = "full"
+"""The study as it is written. It need not be declared."""
+NAMED = ("axes", "variants", "stages")
+"""Mappings by name, in which null removes an entry."""
+TAGS = ("policy", "source")
+"""Fields that say which kind a section is: another kind replaces it whole."""
+ONE_OF = ("budget",)
+"""Sections of a stage of which exactly one field is given: replaced whole."""
+
+
+def apply_profile(data: dict[str, Any], profile: str) -> tuple[dict[str, Any], list[Problem]]:
+    """The study's mapping with the profile merged in and the profiles taken out, and what is wrong with them."""
+    data = dict(data)
+    profiles = data.pop("profiles", None) or {}
+    if not profiles and profile in (FULL, data.get("profile")):
+        return {"profile": FULL} | data, []  # as it is written, or one that is resolved already and says so
+    data["profile"] = profile
+    if not isinstance(profiles, Mapping):
+        return data, [Problem("profiles", f"must be a mapping of names to overrides, got {profiles!r}")]
+    problems = [
+        Problem(f"profiles.{name}", f"must be a mapping of overrides, got {overrides!r}")
+        for name, overrides in profiles.items()
+        if not isinstance(overrides, Mapping)
+    ]
+    if profile not in profiles and profile != FULL:
+        names = [FULL, *(name for name in profiles if name != FULL)]
+        problems.append(Problem("--profile", f"no profile {profile!r}{nearest(profile, names)}; the study has: "
+                                             f"{', '.join(names)}"))  # fmt: skip
+    overrides = profiles.get(profile, {})
+    if not isinstance(overrides, Mapping):
+        return data, problems
+    unknown = [
+        Problem(f"profiles.{profile}.{section}.{name}", f"removes {name!r}, which the study does not have")
+        for section in NAMED
+        for name, value in (overrides.get(section) or {}).items()
+        if value is None and name not in (data.get(section) or {})
+    ]
+    return _merge(data, overrides, path=()), problems + unknown
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any], path: tuple[str, ...]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if value is None and path and path[-1] in NAMED and len(path) == 1:
+            merged.pop(key, None)
+        elif not isinstance(value, Mapping) or not isinstance(below, Mapping) or _replaces(key, below, value, path):
+            merged[key] = dict(value) if isinstance(value, Mapping) else value
+        else:
+            merged[key] = _merge(below, value, (*path, key))
+    return merged
+
+
+def _replaces(key: str, below: Mapping[str, Any], value: Mapping[str, Any], path: tuple[str, ...]) -> bool:
+    other_kind = any(tag in value and tag in below and value[tag] != below[tag] for tag in TAGS)
+    # dotted overrides are a flat mapping of fields: they merge field by field, as they stand
+    return other_kind or (key in ONE_OF and len(path) == 2 and path[0] == "stages")
+
+
+# YAML as a study is written in: YAML 1.2's plain scalars, no duplicate keys, every error with its line and column.
+#
+# PyYAML's own rules (YAML 1.1) read `5e-5` as text, `no` as false, `1:30` as 90 and 010 as 8; none of that happens
+# here.
+
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+
+_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*$")
+_FLOAT = re.compile(r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.?(?:[eE][-+]?[0-9]+)?)$")
+
+
+class _StudyLoader(_Loader):  # type: ignore[misc]
+    yaml_implicit_resolvers: dict[str, Any] = {}
+
+
+def _resolve(tag: str, pattern: str | re.Pattern[str], first: str) -> None:
+    _StudyLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
+
+
+_resolve("null", r"(?:~|null|Null|NULL|)$", "~nN")
+_StudyLoader.yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile(r"$")))
+_resolve("bool", r"(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
+_resolve("int", _INTEGER, "-+0123456789")
+_resolve("float", _FLOAT, "-+0123456789.")
+_resolve("merge", r"<<$", "<")
+
+
+def _integer(loader: Any, node: Any) -> int:
+    return int(loader.construct_scalar(node).replace("_", ""))
+
+
+def _float(loader: Any, node: Any) -> float:
+    return float(loader.construct_scalar(node).replace("_", ""))
+
+
+def _mapping(loader: Any, node: Any) -> dict[Hashable, Any]:
+    first: dict[Any, Any] = {}
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue
+        key = loader.construct_object(key_node, deep=True)
+        if not isinstance(key, str):
+            raise yaml.constructor.ConstructorError(
+                None, None, f"a key must be text, got {key!r}; quote it", key_node.start_mark
+            )
+        if key in first:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{key!r} is given twice, first in line {first[key].line + 1}", key_node.start_mark
+            )
+        first[key] = key_node.start_mark
+    loader.flatten_mapping(node)
+    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
+
+
+_StudyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
+_StudyLoader.add_constructor("tag:yaml.org,2002:float", _float)
+_StudyLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+
+
+class _StudyDumper(_Dumper):  # type: ignore[misc]
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: Any, value: str) -> Any:
+    # text that our reader would take for a number, or PyYAML's for something else, is quoted for both
+    plain = not (_INTEGER.match(value) or _FLOAT.match(value))
+    style = "|" if "\n" in value else None if plain else "'"
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
+
+
+def _number(dumper: Any, value: float) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
+
+
+_StudyDumper.add_representer(str, _text)
+_StudyDumper.add_representer(float, _number)
+
+
+def parse_yaml(text: str, source: str) -> Any:
+    """The value of a YAML text. Raises ConfigError with file, line and column for broken YAML."""
+    try:
+        return yaml.load(text, Loader=_StudyLoader)  # noqa: S506 - derived from the safe loader
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
+        what = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
+        raise ConfigError(Problem(place, what or str(error))) from None
+
+
+def dump_yaml(value: Any) -> str:
+    """A mapping as YAML text that `parse_yaml` reads back to the same value, keys in the order given."""
+    text: str = yaml.dump(value, Dumper=_StudyDumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+# Validate a study's mapping: the schema's problems and those of meaning, all in one go.
+
+MOST_SHOWN = 40
+"""Problems that one message lists; the rest is counted."""
+
+_ENTRIES: dict[str, type[BaseModel]] = {"stages": Stage, "axes": Axis, "variants": VariantSpec}
+_POLICIES: tuple[type[Policy], ...] = get_args(get_args(Promotion)[0])
+_UNION = re.compile(r"\.(?:int|list\[int\])(?:\.\d+)?$")
+"""What pydantic appends to the place of a field that is a number or a list."""
+
+
+def _policy_name(policy: type[Policy]) -> str:
+    name: str = policy.model_fields["policy"].default
+    return name
+
+
+_TAGS = re.compile(r"\.promotion\.(?:" + "|".join(map(_policy_name, _POLICIES)) + r")\b")
+
+
+def validate(data: Mapping[str, Any], *, source: str, problems: Iterable[Problem] = ()) -> Study:
+    """The study, its values in their fields' types. Raises ConfigError with `problems` and all that is found."""
+    found = list(problems)
+    study, schema_problems = _parse(data)
+    found += schema_problems
+    if study is None:
+        found += _config_problems(data.get("config"), data)
+    else:
+        study, more = _normalise(study, data)
+        found += more or check_study(study)
+    # a part that had to be left out to go on may be missed by the checks of meaning: its own problem is enough
+    places = {problem.where for problem in schema_problems}
+    found = [p for p in dict.fromkeys(found) if p in schema_problems or p.where not in places]
+    if found or study is None:
+        shown = found[:MOST_SHOWN]
+        if len(found) > MOST_SHOWN:
+            shown.append(Problem("", f"and {len(found) - MOST_SHOWN} more"))
+        raise ConfigError(shown, source=source)
+    return study
+
+
+def _parse(data: Mapping[str, Any]) -> tuple[Study | None, list[Problem]]:
+    """The study, or what is left of it without its faulty parts, and what is wrong with them."""
+    problems: list[Problem] = []
+    for _ in range(4):
+        try:
+            return Study.model_validate(data), problems
+        except ValidationError as error:
+            if not problems:
+                told = zip(ConfigError.from_validation(error).problems, error.errors(), strict=True)
+                # a field that may be two things is reported once for each: once is enough
+                problems = list({p.where: p for p in (_in_words(p, d) for p, d in told)}.values())
+            rest = data
+            for detail in error.errors():
+                rest = _without(rest, detail["loc"], missing=detail["type"] == "missing")
+            # with a stand-in for a faulty name the rest can still be judged
+            data = {"name": "study", "question": "-", **rest}
+    return None, problems
+
+
+def _in_words(problem: Problem, detail: Any) -> Problem:
+    where = _UNION.sub("", _TAGS.sub(".promotion", problem.where))
+    if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        policies = ", ".join(_policy_name(policy) for policy in _POLICIES)
+        return Problem(f"{where}.policy", f"must be one of {policies}, got {detail['input'].get('policy')!r}")
+    if where != problem.where and where.endswith(".seeds"):
+        value = detail["input"]
+        return Problem(where, f"must be a number of seeds or a list of seeds, got {value!r}")
+    if detail["type"] == "string_pattern_mismatch":
+        return Problem(where, f"{NAME_RULE}, got {detail['input']!r}")
+    if detail["type"] == "too_short":
+        return Problem(where, f"needs at least one, got {detail['input']!r}")
+    if detail["type"] != "extra_forbidden":
+        return Problem(where, problem.what)
+    parts = where.split(".")
+    if parts[0] in _ENTRIES and len(parts) > 2:
+        allowed, name = fields_of(_ENTRIES[parts[0]]), ".".join(parts[2:])
+        if parts[0] == "stages" and parts[2] == "promotion":
+            allowed, name = {f: t for policy in _POLICIES for f, t in fields_of(policy).items()}, ".".join(parts[3:])
+    elif parts[0] == "baseline":
+        allowed, name = fields_of(Baseline), ".".join(parts[1:])
+    else:
+        allowed, name = fields_of(Study), where
+    return Problem(where, f"unknown field{nearest(name, allowed)}")
+
+
+def _without(data: Mapping[str, Any], loc: tuple[int | str, ...], *, missing: bool) -> dict[str, Any]:
+    """The mapping without what is at `loc`, or without the named entry around it where that can't be."""
+    path = [part for part in loc if isinstance(part, str) and not part.startswith("function-")]
+    if missing:
+        path = path[:2] if path and path[0] in _ENTRIES else path[:1]
+    result = dict(data)
+    node, parts = result, list(path)
+    while len(parts) > 1:
+        below = node.get(parts[0])
+        if parts[0] not in node:  # the tag of a union
+            parts.pop(0)
+        elif isinstance(below, Mapping) and any(part in below for part in parts[1:]):
+            node[parts[0]] = node = dict(below)
+            parts.pop(0)
+        else:
+            break
+    node.pop(parts[0] if parts else "", None)
+    return result
+
+
+def _normalise(study: Study, data: Mapping[str, Any]) -> tuple[Study, list[Problem]]:
+    """The same study with the values of axes and overrides, and the base config, in the types of their fields."""
+    problems = _config_problems(study.config, data)
+    axes, variants, stages = {}, {}, {}
+    for name, axis in study.axes.items():
+        values = []
+        for index, value in enumerate(axis.values):
+            where = f"axes.{name}.values.{index}"
+            try:
+                values.append(coerce(axis.field, value, where))
+            except ConfigError as error:
+                unknown = [Problem(f"axes.{name}.field", p.what) for p in error.problems if p.where == where]
+                problems += unknown if _is_unknown(axis.field) else error.problems
+        axes[name] = axis.model_copy(update={"values": values})
+    for name, variant in study.variants.items():
+        overrides, more = _coerce_all(variant.overrides, f"variants.{name}.overrides")
+        variants[name] = variant.model_copy(update={"overrides": overrides})
+        problems += more
+    for name, stage in study.stages.items():
+        overrides, more = _coerce_all(stage.overrides, f"stages.{name}.overrides")
+        groups, faults = _coerce_groups(stage.groups, axes, f"stages.{name}.groups")
+        stages[name] = stage.model_copy(update={"overrides": overrides, "groups": groups})
+        problems += more + faults
+    update: dict[str, Any] = {"axes": axes, "variants": variants, "stages": stages}
+    if not problems:
+        update["config"] = _plain_config(study.config, study.data.vocab_size)
+    return study.model_copy(update=update), problems
+
+
+def _coerce_groups(
+    groups: Mapping[str, Group], axes: Mapping[str, Axis], where: str
+) -> tuple[dict[str, Group], list[Problem]]:
+    """The groups with the values of their rows in the types of the axes' fields."""
+    result: dict[str, Group] = {}
+    problems: list[Problem] = []
+    for name, group in groups.items():
+        rows = []
+        for index, row in enumerate(group.rows):
+            known = {}
+            for axis, value in row.items():
+                known[axis] = value
+                if axis not in axes or _is_unknown(axes[axis].field):
+                    continue  # said elsewhere
+                try:
+                    known[axis] = coerce(axes[axis].field, value, f"{where}.{name}.rows.{index}.{axis}")
+                except ConfigError as error:
+                    problems += error.problems
+            rows.append(known)
+        result[name] = group.model_copy(update={"rows": rows})
+    return result, problems
+
+
+def _is_unknown(field: str) -> bool:
+    try:
+        coerce(field, None, "")
+    except ConfigError as error:
+        return not error.problems[0].where and error.problems[0].what.startswith(("no field", "a study sets"))
+    return False
+
+
+def _coerce_all(overrides: Mapping[str, Any], where: str) -> tuple[dict[str, Any], list[Problem]]:
+    result: dict[str, Any] = {}
+    problems: list[Problem] = []
+    for field, value in overrides.items():
+        try:
+            result[field] = coerce(field, value, f"{where}.{field}")
+        except ConfigError as error:
+            problems += error.problems
+    return result, problems
+
+
+def _config_problems(config: Any, data: Mapping[str, Any]) -> list[Problem]:
+    """What is wrong with the base config by itself."""
+    if not isinstance(config, Mapping):
+        return []  # the schema says so
+    problems = [Problem(f"config.{name}", f"a study sets this by {instead}; leave it out")
+                for name, instead in RESERVED.items() if name in config]  # fmt: skip
+    section = data.get("data")
+    vocab_size = section.get("vocab_size") if isinstance(section, Mapping) else None
+    try:
+        _base_config({k: v for k, v in config.items() if k not in RESERVED}, vocab_size)
+    except ValidationError as error:
+        for problem, detail in zip(ConfigError.from_validation(error).problems, error.errors(), strict=True):
+            if problem.where == "model.vocab_size":
+                continue  # it comes from data.vocab_size, which the schema judges
+            unknown = detail["type"] == "extra_forbidden"
+            what = f"unknown field{nearest(problem.where, fields_of(TrainConfig))}" if unknown else problem.what
+            problems.append(Problem(f"config.{problem.where}".rstrip("."), what))
+    return problems
+
+
+def _base_config(config: Mapping[str, Any], vocab_size: Any) -> TrainConfig:
+    model = config.get("model")
+    if isinstance(model, Mapping) and "vocab_size" not in model:
+        config = {**config, "model": {**model, "vocab_size": vocab_size}}
+    # enough steps for any batch: a stage's budget is checked with the stage
+    return TrainConfig.model_validate({**config, "max_steps": 10**12})
+
+
+def _plain_config(config: Mapping[str, Any], vocab_size: int) -> dict[str, Any]:
+    """The fields that the study gives, in their types: `10M` and 10000000 are one study."""
+    plain = _base_config(config, vocab_size).model_dump(mode="json", exclude_unset=True)
+    del plain["max_steps"]
+    if "vocab_size" not in config["model"]:
+        del plain["model"]["vocab_size"]
+    return plain
+
+
+# A user's own Python files that a study names: read beside the study's file, and from then on part of it.
+
+
+def ship_modules(data: dict[str, Any], source: str) -> None:
+    """Put the text of every `extension` that is a file into the study's data, in place.
+
+    `source` is the study's path, or what messages call it where it has none: then files are sought in the working
+    directory. Raises ConfigError for files that can't be read.
+    """
+    study = Path(source).expanduser()
+    folder = study.parent if study.is_file() else Path.cwd()
+    problems = []
+    for where, extension in _extensions(data, ""):
+        try:
+            extension |= with_text(extension, folder)
+        except ConfigError as error:
+            problems += [Problem(f"{where}.{problem.where}", problem.what) for problem in error.problems]
+    if problems:
+        raise ConfigError(problems, source=source)
+
+
+def _extensions(node: Any, where: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(node, dict):
+        for name, below in node.items():
+            place = f"{where}.{name}".lstrip(".")
+            if name == "extension" and isinstance(below, dict):
+                yield place, below
+            else:
+                yield from _extensions(below, place)
+
+
+def shipped(data: Any) -> dict[str, str]:
+    """sha256 of every shipped file in a study's resolved data, with its text."""
+    found = (extension for _, extension in _extensions(data, ""))
+    return {each["sha256"]: each["text"] for each in found if each.get("sha256") and each.get("text")}
+
 
 __all__ = ["Overrides", "Selection", "dump_study", "load_study", "read_study_text", "shipped_studies"]
 
@@ -164,3 +575,47 @@ def _absolute_paths(data: dict[str, Any]) -> None:
 def _absolute(where: Any) -> Any:
     named = not isinstance(where, str) or where in ("hub", "demo") or re.match(r"[a-z0-9+.-]+://", where)
     return where if named else os.path.abspath(os.path.expanduser(where))
+
+
+# Which studies a compiled pipeline can run: its graph depends on the stages' names and order, and on nothing else.
+
+
+def graph_problems(study: Study, graph: Sequence[str]) -> list[Problem]:
+    """Why a study can't run on the graph with these stages, and which graph it needs; empty where it can."""
+    stages = list(study.stages)
+    if stages == list(graph):
+        return []
+    fitting = next(shipped_with(stages), None)
+    instead = (
+        f"run it by the pipeline {fitting}"
+        if fitting is not None and fitting != study.name
+        else "compile the study again and upload that (podium upload STUDY --profile PROFILE)"
+    )
+    return [
+        Problem(
+            "study",
+            f"its stages are {' → '.join(stages)} (profile {study.profile}), and this pipeline's graph has "
+            f"{' → '.join(graph)}: a graph follows the stages' names, so this study needs another one; {instead}",
+        )
+    ]
+
+
+def shipped_with(stages: Sequence[str]) -> Iterator[str]:
+    """Shipped studies whose graph, as uploaded, has exactly these stages."""
+    for name in shipped_studies():
+        try:
+            found = list(load_study(name).stages)
+        except UserError:  # a study that does not load under this version fits nothing
+            continue
+        if found == list(stages):
+            yield name
+
+
+def other_graphs(source: str) -> dict[str, list[str]]:
+    """Profiles of a study whose stages are not those of `full`, with their stages: each needs a pipeline of its own."""
+    text, name = read_study_text(source)
+    data = parse_yaml(text, name)
+    profiles = [each for each in (data.get("profiles") or {}) if each != "full"] if isinstance(data, dict) else []
+    stages = list(load_study(source).stages)
+    found = {profile: list(load_study(source, profile=profile).stages) for profile in profiles}
+    return {profile: names for profile, names in found.items() if names != stages}

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from podium.components.study import layout
-from podium.components.study.design import baseline, variants
-from podium.components.study.groups import grouped_stage
+from podium.components.study.design import Selection, baseline, grouped_stage, is_selected, variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
-from podium.components.study.outcomes import outcome_of
 from podium.components.study.registration import (
     Registered,
     check_unchanged,
@@ -26,11 +25,16 @@ from podium.components.study.registration import (
     register_run,
 )
 from podium.components.study.schema import Study
-from podium.components.study.selection import Selection, is_selected
-from podium.components.study.stage_trials import Trial, single_trials, stage_trials
-from podium.components.study.state import exit_code, run_state, status_of
-from podium.components.study.trials import dataset_config, stage_seeds
-from podium.components.study.waves import wave_trials
+from podium.components.study.trials import (
+    RANKED,
+    Trial,
+    dataset_config,
+    outcome_of,
+    single_trials,
+    stage_seeds,
+    stage_trials,
+    wave_trials,
+)
 from podium.components.verdicts.verdict import (
     Amendment,
     AskedTrial,
@@ -40,11 +44,79 @@ from podium.components.verdicts.verdict import (
     VariantRef,
     Verdict,
 )
-from podium.trainer.config import RunSpec
-from podium.trainer.data.prepare import data_fingerprint
-from podium.trainer.errors import NotFoundError
-from podium.trainer.result import TrialResult
-from podium.trainer.storage import Storage, join_uri, open_storage
+from podium.trainer.builtin.config import RunSpec
+from podium.trainer.builtin.data.prepare import data_fingerprint
+from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.lease import is_live
+from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.storage import Storage, join_uri, open_storage
+
+if TYPE_CHECKING:
+    pass
+
+
+# What a run's state is, in the words of `podium status`, and the exit code that goes with it.
+
+STATES = ("running", "succeeded", "stopped", "gate_failed", "incomplete", "awaiting_approval", "cancelled")
+_EXIT_CODES = {"succeeded": 0, "stopped": 3, "gate_failed": 4, "cancelled": 130}
+
+
+def exit_code(state: str) -> int:
+    """0 succeeded, 3 stopped by verdict, 4 gate failed, 130 cancelled, 5 for what is not concluded."""
+    return _EXIT_CODES.get(state, 5)
+
+
+def run_state(run: Run) -> str:
+    """The run's state; `running` while somebody holds its lease."""
+    if is_live(run.storage, layout.LEASE):
+        return "running"
+    if run.storage.exists(layout.REGISTRATION):
+        return "succeeded"
+    if run.storage.exists(layout.CANCEL):
+        return "cancelled"
+    gate = run.read_json(layout.SHAKEDOWN)
+    if gate is not None and not passed(gate):
+        return "gate_failed"
+    decisions = [verdict.decision for stage in run.stages if (verdict := run.verdict(stage)) is not None]
+    if "stop" in decisions:
+        return "stopped"
+    return "awaiting_approval" if "await" in decisions else "incomplete"
+
+
+def passed(gate: dict[str, Any]) -> bool:
+    """Whether a shakedown's record says that it passed."""
+    return bool(gate.get("passed"))
+
+
+def status_of(run: Run) -> dict[str, Any]:
+    """The object that `podium status --json` prints."""
+    registration = run.read_json(layout.REGISTRATION)
+    champion = None
+    if registration is not None:
+        champion = {name: registration.get(name) for name in ("variant", "proven", "alias", "metric", "value")}
+    return {
+        "study": run.study.name,
+        "run_id": run.id,
+        "state": run.state(),
+        "stages": [_stage(run, stage) for stage in run.stages],
+        "waiting": run.waiting(),
+        "champion": champion,
+    }
+
+
+def _stage(run: Run, stage: str) -> dict[str, Any]:
+    trials = run.trials(stage)
+    statuses = [result.status for trial in trials if (result := run.result(trial.key)) is not None]
+    verdict = run.verdict(stage)
+    return {
+        "name": stage,
+        "trials": len(trials),
+        "finished": len(statuses),
+        "killed": statuses.count(Status.KILLED),
+        "broken": statuses.count(Status.BROKEN),
+        "decision": verdict.decision if verdict is not None else None,
+    }
+
 
 __all__ = ["Run", "Trial", "exit_code"]
 
@@ -379,3 +451,60 @@ class Run:
     def _make_trials(self, stage: str, refs: list[VariantRef], seeds: list[int] | None = None) -> Iterator[Trial]:
         data = {ref.name: self.dataset_fingerprint(ref) for ref in refs}
         return stage_trials(self.study, stage, refs, seeds=seeds, data=data, run_id=self.id, store_uri=self.store_uri)
+
+
+# The finalists of a run: the arms of its last verdict that ran to the end, each with the model that stands for it.
+
+
+@dataclass(frozen=True)
+class Finalist:
+    """A variant, and its first seed that ran to the end: the model that is evaluated and registered."""
+
+    variant: str
+    trial: Trial
+    result: TrialResult
+    model_key: str
+    """The weights (`….safetensors`, its `.json` beside it), relative to the trial's folder."""
+
+    @property
+    def loss(self) -> float | None:
+        """The declared evaluation of these very weights, in nats."""
+        is_final = self.model_key == self.result.final_model
+        return self.result.final_val_loss if is_final else self.result.best_val_loss
+
+    def model_uri(self, run: Run) -> str:
+        """URI of the weights."""
+        return join_uri(run.uri, self.trial.key.folder, self.model_key)
+
+
+def _model(run: Run, result: TrialResult) -> str | None:
+    return result.best_model if run.study.champion.model == "best" else result.final_model
+
+
+def last_verdict(run: Run) -> Verdict | None:
+    """The verdict of the last stage, or of the one that the study's champion is of; None while there is none."""
+    return run.verdict(run.study.champion.stage or run.stages[-1])
+
+
+def finalists(run: Run) -> list[Finalist]:
+    """The ranked arms of the last verdict, best first; empty while there is none. Of a race to a target, the winners.
+
+    A baseline whose figure was recorded elsewhere has no model and is left out.
+    """
+    verdict = last_verdict(run)
+    if verdict is None:
+        return []
+    found: dict[str, Finalist] = {}
+    for trial in run.trials(verdict.stage):
+        result = run.result(trial.key)
+        name = trial.variant.name
+        # the one that went on from the first seed's stands for it
+        wanted = name not in found or (trial.key.fallback is not None and trial.seed == found[name].trial.seed)
+        if wanted and result is not None and result.status in RANKED and result.final_model is not None:
+            found[name] = Finalist(name, trial, result, _model(run, result) or result.final_model)
+    ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
+    if verdict.policy == "fastest_to_target":
+        # the others are points of a design around the winner: nobody would use them
+        won = {ref.name for ref in verdict.promoted}
+        ranked = [row for row in ranked if row.variant in won]
+    return [found[row.variant] for row in ranked if row.variant in found]

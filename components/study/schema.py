@@ -10,12 +10,32 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from podium.components.study.group import Group
-from podium.components.study.promotion import Promotion
-from podium.trainer.config import StopRules
-from podium.trainer.data.corpora import CorpusConfig
-from podium.trainer.section import Section
-from podium.trainer.units import Count, Usd
+from podium.components.policies.schema import BeatsBaseline, Promotion
+from podium.trainer.builtin.data.corpus import CorpusConfig
+from podium.trainer.trial.section import Section
+from podium.trainer.trial.stopping import StopRules
+from podium.trainer.trial.units import Count, Usd
+
+# Groups of a stage's trials as a study declares them: rows of axis values, and what a group takes from another.
+
+
+class Group(Section):
+    """Trials that belong together, a row each. A group that needs another's result waits for it: it is a later wave."""
+
+    purpose: str = ""
+    after: list[str] = []
+    """Groups that must be over first."""
+    takes: dict[str, str] = {}
+    """Axis → the group whose best value of it every row has; such a group comes after that one."""
+    rows: list[dict[str, Any]] = Field(min_length=1)
+    """Axis → value, a trial each. What a row leaves open is the base config's. A row that repeats a configuration of
+    the stage is a replicate of it, with the next seed."""
+
+    @property
+    def waits_for(self) -> set[str]:
+        """The groups that must be over first."""
+        return {*self.after, *self.takes.values()}
+
 
 MAX_SEEDS_BY_COUNT = 10
 NAME = r"^[a-z0-9][a-z0-9._-]*$"
@@ -263,7 +283,20 @@ class Study(Section):
         `overrides` are those of the command line: `seeds`, `gpus`, `data`, `budget_usd`, `baseline`; `site` is a file
         of prices. Raises ConfigError that lists every problem.
         """
+        from podium.components.study.design import Overrides
         from podium.components.study.load import load_study  # it imports this module
-        from podium.components.study.selection import Overrides
 
         return load_study(source, profile=profile, overrides=Overrides(**overrides), site=site)
+
+
+# What a stage's variants are compared with: the baseline that is run there, or a figure that stands for it.
+
+
+def needs_baseline_run(study: Study, stage: str) -> bool:
+    """Whether the baseline has to take part in a stage after the first for the others to be compared with it.
+
+    Not where its figure is recorded for the stage, or where the stage's policy declares a threshold in its place.
+    """
+    policy = study.stages[stage].promotion
+    has_threshold = isinstance(policy, BeatsBaseline) and policy.threshold is not None
+    return stage not in study.baseline.recorded and not has_threshold

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from podium.components.study.design import baseline, variants
+from podium.components.policies.schema import Metric
+from podium.components.study.design import Taken, baseline, configurations, of_values, variants, waves
 from podium.components.study.fields import is_data_field, with_overrides
+from podium.components.study.fingerprint import trial_fingerprint
+from podium.components.study.layout import TrialKey, data_key
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import VariantRef
-from podium.trainer.allocation import resolve_config
-from podium.trainer.config import TrainConfig
-from podium.trainer.data.corpora import CorpusConfig
-from podium.trainer.data.prepare import PrepareConfig
-from podium.trainer.errors import ConfigError, Problem
+from podium.components.verdicts.verdict import AskedTrial, TrialOutcome, VariantRef
+from podium.trainer.builtin.allocation import resolve_config
+from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.builtin.data.corpus import CorpusConfig
+from podium.trainer.builtin.data.prepare import PrepareConfig
+from podium.trainer.trial.errors import ConfigError, Problem
+from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.storage import join_uri
 
 SEEDS_PER_STAGE = 10
 """Distance between two stages' first seeds, and so the most seeds that a number can ask for."""
@@ -108,3 +115,186 @@ def _misfit(stage: str, variant: VariantRef, problems: Any) -> ConfigError:
     return ConfigError(
         Problem(f"config.{p.where}".rstrip("."), f"{p.what} (variant {variant.name}, stage {stage})") for p in problems
     )
+
+
+# The trials of a stage: each with its config, its identity, its data and what its kill rule compares with.
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One training run of a stage, as it is to be started."""
+
+    key: TrialKey
+    variant: VariantRef
+    seed: int
+    config: TrainConfig
+    fingerprint: str
+    dataset_uri: str
+    references: tuple[TrialKey, ...] = ()
+    """The baseline's trials that its kill rule compares with; empty for the baseline and without such a rule."""
+    group: str | None = None
+    """The group of the study whose row it is."""
+    continues: Trial | None = None
+    """The trial from whose last checkpoint it goes on."""
+
+
+def stage_trials(
+    study: Study,
+    stage: str,
+    refs: list[VariantRef],
+    *,
+    seeds: list[int] | None,
+    data: Mapping[str, str],
+    run_id: str,
+    store_uri: str,
+) -> Iterator[Trial]:
+    """The trials of these variants, seed by seed, the baseline first; the stage's own seeds where none are given.
+
+    A variant with repeats has further seeds, which follow the last one. `data` is the fingerprint of each variant's
+    dataset. A baseline with a recorded figure for the stage is not run.
+    Raises ConfigError naming the variant and the field.
+    """
+    declared, control = study.stages[stage], study.baseline.variant
+    if stage in study.baseline.recorded:
+        refs = [ref for ref in refs if ref.name != control]
+    refs = sorted(refs, key=lambda ref: ref.name != control)
+    configs = {ref.name: variant_config(study, stage, ref) for ref in refs}
+    uris = {ref.name: join_uri(store_uri, data_key(data[ref.name])) for ref in refs}
+    own_run = run_id if declared.proof else None
+    references: tuple[TrialKey, ...] = ()
+    reference_prints: list[str] = []
+    if declared.stop.kill is not None and control in configs:
+        for seed in stage_seeds(study, stage):
+            references += (TrialKey(stage, control, seed),)
+            config = configs[control].model_copy(update={"seed": seed})
+            reference_prints.append(trial_fingerprint(config, data[control], run_id=own_run))
+    first = list(seeds or stage_seeds(study, stage))
+    further = range(max(first) + 1, max(first) + 1 + len(first) * (max((ref.repeats for ref in refs), default=1) - 1))
+    for index, seed in enumerate([*first, *further]):
+        for ref in refs:
+            if index >= len(first) * ref.repeats:
+                continue
+            config = configs[ref.name].model_copy(update={"seed": seed})
+            killable = ref.name != control
+            fingerprint = trial_fingerprint(
+                config, data[ref.name], run_id=own_run, references=reference_prints if killable else ()
+            )
+            yield Trial(
+                key=TrialKey(stage, ref.name, seed),
+                variant=ref,
+                seed=seed,
+                config=config,
+                fingerprint=fingerprint,
+                dataset_uri=uris[ref.name],
+                references=references if killable else (),
+            )
+
+
+def single_trials(
+    study: Study,
+    stage: str,
+    asked: Iterable[AskedTrial],
+    *,
+    data: Mapping[str, str],
+    run_id: str,
+    store_uri: str,
+) -> Iterator[Trial]:
+    """The trials that are named one by one. One of a fallback goes on from the trial that has its variant and seed.
+
+    Raises ConfigError naming the variant and the field.
+    """
+    place = {"data": data, "run_id": run_id, "store_uri": store_uri}
+    for each in asked:
+        ref = each.variant.model_copy(update={"repeats": 1})
+        (made,) = stage_trials(study, stage, [ref], seeds=[each.seed], **place)  # type: ignore[arg-type]
+        made = replace(made, group=each.group)
+        if each.target is None and each.fallback is None:
+            yield made
+            continue
+        config = made.config if each.target is None else with_target(made.config, each.target)
+        continues = made if each.fallback is not None else None
+        # where it starts decides its result too
+        before = [] if continues is None else [continues.fingerprint]
+        own_run = run_id if study.stages[stage].proof else None
+        yield replace(
+            made,
+            key=TrialKey(stage, ref.name, each.seed, each.fallback),
+            config=config,
+            fingerprint=trial_fingerprint(config, data[ref.name], run_id=own_run, references=before),
+            continues=continues,
+        )
+
+
+def with_target(config: TrainConfig, loss: float) -> TrainConfig:
+    """The same run to another target; the one that it had is still timed."""
+    rule = config.stop.target
+    assert rule is not None, "only a run to a target has another one"
+    also = [each for each in rule.losses if each != loss]
+    stop = config.stop.model_copy(update={"target": rule.model_copy(update={"loss": loss, "also": also})})
+    return config.model_copy(update={"stop": stop})
+
+
+# The trials of a wave: every row of its groups, a configuration that comes again with its next seed.
+
+
+def wave_trials(study: Study, stage: str, number: int, taken: Taken, before: Iterable[AskedTrial]) -> list[AskedTrial]:
+    """The trials of wave `number` (from 0), in the order of groups and rows; `before` are those of the waves before."""
+    base = baseline(study)
+    used: dict[str, set[int]] = {}
+    for asked in before:
+        used.setdefault(asked.variant.name, set()).add(asked.seed)
+    groups = study.stages[stage].groups
+    found = []
+    for name in waves(groups)[number]:
+        for values in configurations(groups[name], base.axis_values, taken):
+            ref = of_values(study, base, values)
+            seed = next_seed(study, stage, used.setdefault(ref.name, set()))
+            used[ref.name].add(seed)
+            found.append(AskedTrial(variant=ref, seed=seed, group=name))
+    return found
+
+
+def next_seed(study: Study, stage: str, used: set[int]) -> int:
+    """The stage's first seed, or the one after the last that is used."""
+    return max(used) + 1 if used else stage_seeds(study, stage)[0]
+
+
+# From a trial's result to what a verdict needs of it.
+
+RANKED = (Status.COMPLETED, Status.TARGET_REACHED, Status.MISSED_TARGET)
+"""Ends with a figure at the declared last step or target. A run that ended otherwise has none that compares."""
+
+
+def outcome_of(
+    variant: str,
+    result: TrialResult,
+    metric: Metric,
+    tokenizer: str | None,
+    reused_from: str | None = None,
+    fallback: str | None = None,
+) -> TrialOutcome:
+    """A result as a verdict reads it. The value is None where the run did not end as planned, or it is not finite."""
+    value = getattr(result, metric) if result.status in RANKED else None
+    return TrialOutcome(
+        variant=variant,
+        seed=result.seed,
+        fingerprint=result.fingerprint or "",
+        status=result.status,
+        value=value if value is not None and math.isfinite(value) else None,
+        final_val_loss=finite(result.final_val_loss),
+        tokens=result.tokens,
+        device=result.versions.device if result.versions else None,
+        tokenizer=tokenizer,
+        cost_usd=result.cost_usd,
+        time_to_target_seconds=finite(result.time_to_target_seconds),
+        training_seconds=finite(result.training_seconds),
+        steps=result.steps,
+        targets={f"{crossing.loss:g}": finite(crossing.seconds) for crossing in result.targets},
+        fallback=fallback,
+        reused_from=reused_from,
+    )
+
+
+def finite(value: float | None) -> float | None:
+    """The value, or None where it is not a finite number."""
+    return value if value is not None and math.isfinite(value) else None

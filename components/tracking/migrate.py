@@ -17,7 +17,7 @@ import time
 import warnings
 from typing import Any
 
-from podium.trainer.errors import PodiumError, Problem, UserError
+from podium.trainer.trial.errors import PodiumError, Problem, UserError
 
 URI_VARIABLE = "MLFLOW_BACKEND_STORE_URI"
 """MLflow's own name for it. `postgresql://` alone leaves host, user and password to libpq's `PG…` variables."""

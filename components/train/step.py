@@ -6,10 +6,10 @@ import signal
 from typing import NoReturn
 
 from podium.components.launch.conductor import conduct
-from podium.components.launch.open_launcher import open_launcher
+from podium.components.launch.open import open_launcher
+from podium.components.study.design import Selection
 from podium.components.study.run import Run
-from podium.components.study.selection import Selection
-from podium.trainer.sync import mlflow_uri
+from podium.trainer.trial.sync import mlflow_uri
 
 
 def train(run: str, store: str, stage: str, gpus: str, launcher: str, selection: str) -> str:

@@ -11,12 +11,74 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from podium.components.study.run import Run
-from podium.components.verdicts.effect import Effect, effect_of
 from podium.components.verdicts.samples import Sample, read_sample
-from podium.trainer.errors import Problem, UserError
+from podium.trainer.trial.errors import Problem, UserError
+from podium.trainer.trial.result import Point, mean_curve
+
+# A difference in loss as steps and seconds: how much sooner the better one's mean curve is where the other ends.
+#
+# Estimator: mean curves over seeds at the evaluations that all have, linear between two evaluations. Limits: curves
+# of runs with a decaying rate cross a loss late, so a curve under way is not the curve of a shorter schedule; what is
+# saved is of these runs, not of a schedule cut to fit.
+
+
+@dataclass(frozen=True)
+class Effect:
+    """Where the better of two mean curves reaches the other's last loss."""
+
+    better: str
+    loss: float
+    """The other's loss at its last evaluation, mean over seeds."""
+    steps: float
+    """Step at which the better one has it."""
+    steps_saved: float
+    """The other's last step minus that: below 0 where the better one only gets there later."""
+    seconds: float | None
+    seconds_saved: float | None
+    """By the training clock; None where it was not measured, or on two device types."""
+
+
+def effect_of(a: Sample, b: Sample) -> Effect | None:
+    """None where a side has no curves, or where neither reaches the other's last loss."""
+    first, second = (_mean(each.curves) for each in (a, b))
+    if not first or not second or first[-1].val_loss is None or second[-1].val_loss is None:
+        return None
+    b_is_better = second[-1].val_loss <= first[-1].val_loss
+    better, fast, slow = (b, second, first) if b_is_better else (a, first, second)
+    mark = slow[-1].val_loss
+    assert mark is not None
+    found = _crossing(fast, mark)
+    if found is None:
+        return None
+    steps, seconds = found
+    same_device = len(a.devices | b.devices) <= 1
+    end = slow[-1].train_seconds
+    saved = end - seconds if seconds is not None and end is not None and same_device else None
+    return Effect(better.name, mark, steps, slow[-1].step - steps, seconds if same_device else None, saved)
+
+
+def _mean(curves: Sequence[Sequence[Point]]) -> list[Point]:
+    return mean_curve(curves) if curves and all(curves) else []
+
+
+def _crossing(curve: list[Point], mark: float) -> tuple[float, float | None] | None:
+    """Step and seconds at which the curve first is at or under the mark."""
+    if curve[0].val_loss is not None and curve[0].val_loss <= mark:
+        return float(curve[0].step), curve[0].train_seconds
+    for before, after in pairwise(curve):
+        if before.val_loss is None or after.val_loss is None or after.val_loss > mark:
+            continue
+        share = (before.val_loss - mark) / (before.val_loss - after.val_loss)
+        seconds = None
+        if before.train_seconds is not None and after.train_seconds is not None:
+            seconds = before.train_seconds + share * (after.train_seconds - before.train_seconds)
+        return before.step + share * (after.step - before.step), seconds
+    return None
+
 
 __all__ = ["AgainstTarget", "Comparison", "Moderated", "Sample", "against", "compare"]
 
@@ -165,7 +227,7 @@ def against(
 ) -> AgainstTarget:
     """Test one sample's mean against a target, by its own SD or by a known one."""
     sample = read_sample(source, metric=metric, variant=variant, column=column)
-    from podium.components.verdicts.target import against_target
+    from podium.components.verdicts.stats import against_target
 
     test = against_target(sample.mean, sample.sd, len(sample.values), target, alpha=alpha, sigma=sigma)
     statistic = test.statistic

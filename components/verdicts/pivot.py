@@ -18,13 +18,12 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from podium.components.study.cost import total
-from podium.components.study.promoted import usd_to_end
-from podium.components.study.promotion import Metric, Pivot
+from podium.components.policies.schema import Metric, Pivot
+from podium.components.study.cost import total, usd_to_end
 from podium.components.study.schema import Study
-from podium.components.verdicts.ranking import Arm
+from podium.components.verdicts.arms import Arm
 from podium.components.verdicts.verdict import MoreTrials, StageResults, VariantRef
-from podium.trainer.units import format_usd
+from podium.trainer.trial.units import format_usd
 
 
 @dataclass(frozen=True)

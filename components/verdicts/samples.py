@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podium.components.study.outcomes import RANKED
 from podium.components.study.run import Run
-from podium.trainer.curve import Curve, Point, curve_of, read_lines
-from podium.trainer.errors import NotFoundError, Problem, UserError
-from podium.trainer.result import TrialResult
-from podium.trainer.storage import Storage, open_storage, split_uri
+from podium.components.study.trials import RANKED
+from podium.trainer.trial.errors import NotFoundError, Problem, UserError
+from podium.trainer.trial.result import Curve, Point, TrialResult, curve_of, read_lines
+from podium.trainer.trial.storage import Storage, open_storage, split_uri
 
 RESULTS, METRICS = "results.jsonl", "metrics.jsonl"
 """The files of a speedrun folder."""

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from podium.pipelines.cli.console import result, result_json, say
-from podium.pipelines.cli.find import open_run
-from podium.pipelines.cli.kubeflow_run import describe, end_run, find_run, is_kubeflow_id
-from podium.pipelines.cli.options import Json, RunArgument, Store
+from podium.components.study import layout
+from podium.pipelines.cli.find import describe, end_run, find_run, is_kubeflow_id, open_run
+from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, say
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
+    from podium.components.verdicts.verdict import Verdict
+    from podium.trainer.trial.storage import Storage
+
 
 WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
 
@@ -26,8 +34,8 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
     Example: [b]podium cancel runs/demo[/b], or with the id that [b]podium submit[/b] printed
     """
     from podium.components.study import layout
-    from podium.components.study.kubeflow import kubeflow_run_of
-    from podium.trainer.errors import UserError
+    from podium.components.study.layout import kubeflow_run_of
+    from podium.trainer.trial.errors import UserError
 
     if is_kubeflow_id(run) and find_run(run, store) is None:
         describe(run, store)  # refuses one that nobody knows
@@ -53,9 +61,9 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
 
 def _end_jobs(run: Run) -> None:
     """What a conductor that is gone did not do: its trials' Jobs would save and end only when they miss it."""
-    from podium.components.launch.job_cancel import cancel_jobs
     from podium.components.launch.job_cluster import ApiError
-    from podium.trainer.errors import UserError
+    from podium.components.launch.reap import cancel_jobs
+    from podium.trainer.trial.errors import UserError
 
     try:
         found, left = cancel_jobs(run, wait_seconds=JOBS_WAIT_SECONDS)
@@ -88,11 +96,10 @@ def gc(
 
     Example: [b]podium gc --store runs --dry-run[/b]
     """
-    from podium.pipelines.cli.garbage import find_garbage
 
     found = find_garbage(store)
     if as_json and not (dry_run or yes):
-        from podium.trainer.errors import Problem, UserError
+        from podium.trainer.trial.errors import Problem, UserError
 
         raise UserError(Problem("--json", "asks nothing, so give --yes or --dry-run with it"))
     if not as_json:
@@ -111,6 +118,185 @@ def gc(
 
 
 def _size(count: int | None) -> str:
-    from podium.trainer.units import format_count
+    from podium.trainer.trial.units import format_count
 
     return "" if count is None else f"{format_count(count)}B"
+
+
+# What in a store no run needs any more, with the reason for each.
+
+FULL = re.compile(r"/ckpt-step-\d+\.pt$")
+BETWEEN = re.compile(r"/model-step-\d+\.(safetensors|json)$")
+"""Models at steps between; `best-model` and `final-model` are files of their own."""
+
+
+@dataclass(frozen=True)
+class Garbage:
+    """One thing that can go."""
+
+    place: str
+    """Its key in the store."""
+    why: str
+    bytes: int | None
+    """None in S3, where asking for each size is a paid request."""
+    remove: Callable[[], None]
+
+
+def find_garbage(store: str) -> list[Garbage]:
+    """Everything of a store that can go. A run that is going on keeps all it has.
+
+    Raises UserError where the store has no run: then it may be no store at all.
+    """
+    from podium.pipelines.cli.find import all_runs
+
+    runs = all_runs(store)
+    live = {run.id for run in runs if run.state() == "running"}
+    root = runs[0].store
+    found = [item for run in runs if run.id not in live for item in _checkpoints(run)]
+    found += _unused_data(root, {fingerprint for run in runs for fingerprint in run.registered.datasets.values()})
+    if not live:
+        found += _scratch(root)
+    return found
+
+
+def _checkpoints(run: Run) -> Iterator[Garbage]:
+    """Checkpoints of the gate once it has passed, and of ended trials once the stage has its verdict.
+
+    Best and final models stay, and the full checkpoints of what was promoted, which may be continued.
+    """
+    gate = run.read_json(layout.SHAKEDOWN)
+    if gate is not None and gate.get("passed"):
+        for key in run.storage.list("shakedown"):
+            if "/checkpoints/" in key:
+                yield _object(run, key, "checkpoint of the gate")
+    for stage in run.stages:
+        verdict = run.verdict(stage)
+        if verdict is None or verdict.decision == "await":
+            continue
+        promoted = {ref.name for ref in verdict.promoted}
+        for trial in run.trials(stage):
+            if run.result(trial.key) is None:
+                continue
+            for key in run.storage.list(f"{trial.key.folder}/checkpoints"):
+                if FULL.search(key) and trial.variant.name not in promoted:
+                    yield _object(run, key, "checkpoint to resume from")
+                elif BETWEEN.search(key):
+                    yield _object(run, key, "model at a step between")
+
+
+def _unused_data(store: Storage, used: set[str]) -> Iterator[Garbage]:
+    keys = store.list(layout.DATA)
+    for fingerprint in sorted({key.split("/")[1] for key in keys if key.count("/") > 1} - used):
+        folder = layout.data_key(fingerprint)
+        sizes = [_folder_size(store, key) for key in keys if key.startswith(f"{folder}/")]
+        known = [size for size in sizes if size is not None]
+        yield Garbage(
+            folder,
+            "data of no run",
+            sum(known) if len(known) == len(sizes) else None,
+            lambda folder=folder: store.delete_folder(folder),  # type: ignore[misc]
+        )
+
+
+def _scratch(store: Storage) -> Iterator[Garbage]:
+    """What killed writers left; only a file system has it."""
+    from podium.trainer.trial.storage import SCRATCH
+
+    # a path is all that is needed here: the key itself need not be there
+    place = store.local_path(layout.RUNS)
+    if place is None:
+        return
+    for folder, _, names in os.walk(place.parent):
+        for name in names:
+            if name.startswith(SCRATCH):
+                path = Path(folder) / name
+                key = str(path.relative_to(place.parent))
+                yield Garbage(key, "scratch of a killed writer", path.stat().st_size, path.unlink)
+
+
+def _object(run: Run, key: str, why: str) -> Garbage:
+    return Garbage(
+        f"{layout.run_key(run.id)}/{key}", why, _folder_size(run.storage, key), lambda: run.storage.delete(key)
+    )
+
+
+def _folder_size(store: Storage, key: str) -> int | None:
+    path = store.local_path(key)
+    return None if path is None else path.stat().st_size
+
+
+# `podium approve`, `override` and `extend`: a person's decisions on a run, put on its ledger.
+
+GO_ON = "the same podium run goes on from here"
+
+By = Annotated[str | None, typer.Option(help="Who decides; by default the user of this machine.")]
+Why = Annotated[str, typer.Option(help="Why, for the ledger and the report.")]
+
+
+def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "runs", as_json: Json = False) -> None:
+    """Let a verdict take effect that awaits approval. The same [b]podium run[/b] then goes on.
+
+    Example: [b]podium approve runs/demo --because "budget agreed"[/b]
+    """
+    from podium.components.verdicts.amend import approve as amend
+
+    found = open_run(run, store)
+    _tell(found, amend(found, because=because, by=by or _user()), as_json=as_json)
+
+
+def override(
+    run: RunArgument,
+    promote: Annotated[str, typer.Option(help="The variant that goes on.")],
+    because: Why,
+    by: By = None,
+    store: Store = "runs",
+    as_json: Json = False,
+) -> None:
+    """Let another variant go on than the last verdict chose. What it wins after that is exploratory.
+
+    Example: [b]podium override runs/demo --promote palm --because "the winner is too slow to serve"[/b]
+    """
+    from podium.components.verdicts.amend import override as amend
+
+    found = open_run(run, store)
+    _tell(found, amend(found, promote, because=because, by=by or _user()), as_json=as_json)
+
+
+def extend(
+    run: RunArgument,
+    seeds: Annotated[int, typer.Option(help="Fresh seeds for every variant of the last stage that was decided.")],
+    because: Why,
+    by: By = None,
+    store: Store = "runs",
+    as_json: Json = False,
+) -> None:
+    """Add seeds to the last stage that was decided; it is decided again. What it shows then is exploratory.
+
+    Example: [b]podium extend runs/demo --seeds 3 --because "p was 0.06"[/b]
+    """
+    from podium.components.verdicts.amend import extend as amend
+
+    found = open_run(run, store)
+    fresh = amend(found, seeds, because=because, by=by or _user())
+    if as_json:
+        result_json({"run": found.id, "seeds": fresh, "state": found.state()})
+    else:
+        result(f"{found.id}: extended by the seeds {', '.join(map(str, fresh))}")
+        say(GO_ON)
+
+
+def _tell(run: Run, verdict: Verdict, *, as_json: bool) -> None:
+    if as_json:
+        promoted = [ref.name for ref in verdict.promoted]
+        plain = {"stage": verdict.stage, "decision": verdict.decision, "promoted": promoted, "claim": verdict.claim}
+        result_json({"run": run.id, **plain, "reason": verdict.reason, "state": run.state()})
+    else:
+        result(f"{run.id}: {verdict.reason}")
+        say(GO_ON)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's numeric user has no name
+        return ""

@@ -6,25 +6,27 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from podium.pipelines.cli.address import (
+from podium.pipelines.cli.options import (
     Ca,
     Cookie,
+    Exit,
     Host,
     Insecure,
     InstallationFile,
+    Json,
     KubeflowNamespace,
     Namespace,
     PortForward,
     Token,
     Username,
     address,
+    result_json,
+    stdout,
 )
-from podium.pipelines.cli.console import Exit, result_json, stdout
-from podium.pipelines.cli.options import Json
 from podium.pipelines.cli.submit import StoreOption
 
 if TYPE_CHECKING:
-    from podium.pipelines.doctor.finding import Finding
+    from podium.pipelines.doctor.cluster import Finding
 
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
@@ -53,10 +55,14 @@ def doctor(
 
     Example: [b]podium doctor --store s3://bucket/experiments --port-forward[/b]
     """
-    from podium.pipelines.doctor.cluster import check_cluster
-    from podium.pipelines.doctor.finding import run_checks
-    from podium.pipelines.doctor.servers import check_kubeflow, check_mlflow, check_store
-    from podium.pipelines.doctor.versions import check_versions
+    from podium.pipelines.doctor.cluster import (
+        check_cluster,
+        check_kubeflow,
+        check_mlflow,
+        check_store,
+        check_versions,
+        run_checks,
+    )
     from podium.pipelines.installation import load_installation
 
     site = load_installation(installation)

@@ -10,29 +10,15 @@ import typer
 from typer.core import TyperGroup
 
 import podium
-from podium.pipelines.cli import (
-    amend,
-    compare,
-    control,
-    doctor,
-    follow,
-    planning,
-    power,
-    results,
-    run,
-    status,
-    studies,
-    submit,
-    verify,
-)
-from podium.pipelines.cli.console import Exit, result, say
+from podium.pipelines.cli import control, doctor, look, plan, power, results, run, submit
+from podium.pipelines.cli.options import Exit, result, say
 
 PANELS: dict[str, list[Callable[..., None]]] = {
-    "Studies": [studies.studies, studies.new, studies.validate],
-    "Before a run": [planning.plan, planning.compile_pipeline, power.power],
+    "Studies": [plan.studies, plan.new, plan.validate],
+    "Before a run": [plan.plan, plan.compile_pipeline, power.power],
     "Run": [run.run, submit.submit, submit.upload, control.cancel],
-    "Decide": [amend.approve, amend.override, amend.extend],
-    "Look": [status.status, status.list_runs, follow.logs, compare.compare, verify.verify],
+    "Decide": [control.approve, control.override, control.extend],
+    "Look": [look.status, look.list_runs, look.logs, results.compare, results.verify],
     "Results": [results.report, results.export, results.sync],
     "Store and cluster": [control.gc, doctor.doctor],
 }
@@ -58,7 +44,7 @@ class Commands(TyperGroup):
             say("interrupted")
             raise typer.Exit(Exit.INTERRUPTED) from None
         except Exception as error:
-            from podium.trainer.errors import PodiumError, StorageError, UserError
+            from podium.trainer.trial.errors import PodiumError, StorageError, UserError
 
             if not isinstance(error, PodiumError) or os.environ.get("PODIUM_DEBUG"):
                 raise

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+import json
+import sys
+from enum import IntEnum
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
-    from podium.components.study.selection import Overrides, Selection
+    from rich.console import Console
+
+    from podium.components.study.design import Overrides, Selection
+    from podium.pipelines.kubeflow.address import Address
+
 
 Launcher = Literal["process", "job"]
 
@@ -67,9 +74,9 @@ def overrides(
     baseline: Literal["run"] | None = None,
 ) -> Overrides:
     """The overrides of a command line. Raises UserError for a budget that is no amount."""
-    from podium.components.study.selection import Overrides
-    from podium.trainer.errors import Problem, UserError
-    from podium.trainer.units import parse_usd
+    from podium.components.study.design import Overrides
+    from podium.trainer.trial.errors import Problem, UserError
+    from podium.trainer.trial.units import parse_usd
 
     usd = None
     if budget is not None:
@@ -90,7 +97,7 @@ def selection(
     stages: str | None, variants: str | None, axis: str | None, parallel: int | None, launcher: Launcher = "process"
 ) -> Selection:
     """The selection of a command line."""
-    from podium.components.study.selection import Selection
+    from podium.components.study.design import Selection
 
     # a stage's name has no capitals: whoever writes A means it
     chosen = names(stages.lower() if stages else stages)
@@ -102,3 +109,160 @@ def names(text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# Options by which commands reach Kubeflow: the same words in each, and the same variables of the environment.
+
+PANEL = "Kubeflow, and who asks"
+
+Host = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KF_PIPELINES_ENDPOINT",
+        rich_help_panel=PANEL,
+        help="Kubeflow's API: https://kubeflow.example/pipeline, or a KFP address; by default the cluster's own.",
+    ),
+]
+Ui = Annotated[
+    str | None,
+    typer.Option(
+        envvar="KF_PIPELINES_UI_ENDPOINT", rich_help_panel=PANEL, help="Kubeflow's pages for links, if elsewhere."
+    ),
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PODIUM_KFP_NAMESPACE", rich_help_panel=PANEL, help="Your profile's namespace, where Kubeflow has many."
+    ),
+]
+Token = Annotated[
+    str | None, typer.Option(envvar="PODIUM_KFP_TOKEN", rich_help_panel=PANEL, help="Bearer token of the API.")
+]
+Cookie = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PODIUM_KFP_COOKIE", rich_help_panel=PANEL, help="Session's cookie, NAME=VALUE, as the browser has it."
+    ),
+]
+Username = Annotated[
+    str | None,
+    typer.Option(
+        envvar="PODIUM_KFP_USERNAME",
+        rich_help_panel=PANEL,
+        help="Sign in at Kubeflow's login page (Dex); the password is in PODIUM_KFP_PASSWORD, else it is asked for.",
+    ),
+]
+PortForward = Annotated[
+    bool,
+    typer.Option("--port-forward", rich_help_panel=PANEL, help="Reach the API by kubectl and the kubeconfig."),
+]
+KubeflowNamespace = Annotated[str, typer.Option(rich_help_panel=PANEL, help="Where Kubeflow Pipelines itself runs.")]
+Ca = Annotated[
+    str | None, typer.Option("--ca", rich_help_panel=PANEL, help="File of the authority that signed the host's TLS.")
+]
+Insecure = Annotated[bool, typer.Option("--insecure", rich_help_panel=PANEL, help="Take any TLS certificate.")]
+InstallationFile = Annotated[
+    str | None,
+    typer.Option(
+        "--installation",
+        envvar="PODIUM_INSTALLATION",
+        help="YAML of what an installation sets: store, images, pull settings, GPU classes; the chart writes one.",
+    ),
+]
+
+
+def address(
+    *,
+    host: str | None,
+    ui: str | None = None,
+    namespace: str | None = None,
+    token: str | None = None,
+    cookie: str | None = None,
+    username: str | None = None,
+    port_forward: bool = False,
+    kubeflow_namespace: str = "kubeflow",
+    ca: str | None = None,
+    insecure: bool = False,
+) -> Address:
+    """The address that the options give; asks a person for a password that the environment does not have."""
+    import os
+    import sys
+
+    from podium.pipelines.kubeflow.address import PASSWORD, Address
+
+    password = os.environ.get(PASSWORD)
+    if username and not password and sys.stdin.isatty():
+        password = typer.prompt(f"Password of {username}", hide_input=True, err=True)
+    return Address(
+        # an address in the environment gives way to the option, which says what is wanted now
+        host=None if port_forward and host == os.environ.get("KF_PIPELINES_ENDPOINT") else host,
+        ui=ui,
+        namespace=namespace,
+        token=token,
+        cookie=cookie,
+        username=username,
+        password=password,
+        port_forward=port_forward,
+        kubeflow_namespace=kubeflow_namespace,
+        ca=ca,
+        insecure=insecure,
+    )
+
+
+# Where output goes and what an exit code means: results on stdout, everything that accompanies them on stderr.
+
+
+class Exit(IntEnum):
+    """Exit codes of every command."""
+
+    CONCLUDED = 0
+    USER_ERROR = 2
+    STOPPED = 3
+    GATE_FAILED = 4
+    INCOMPLETE = 5
+    INTERRUPTED = 130
+
+
+OF_STATE = {
+    "succeeded": Exit.CONCLUDED,
+    "stopped": Exit.STOPPED,
+    "gate_failed": Exit.GATE_FAILED,
+    "incomplete": Exit.INCOMPLETE,
+    "awaiting_approval": Exit.INCOMPLETE,
+    "running": Exit.INCOMPLETE,
+    "cancelled": Exit.INTERRUPTED,
+}
+"""A run's state → the exit code of `podium run`."""
+
+
+def stdout() -> Console:
+    """The console for results. Made at the call, so that it follows a redirected sys.stdout."""
+    return _console(sys.stdout)
+
+
+def stderr() -> Console:
+    """The console for progress and errors."""
+    return _console(sys.stderr)
+
+
+def _console(stream: Any) -> Console:
+    from rich.console import Console
+
+    # Tables are wide and a pipe has no width: 80 columns would cut names that someone wants to grep for.
+    width = None if stream.isatty() else 160
+    return Console(file=stream, width=width, highlight=False, soft_wrap=False, emoji=False)
+
+
+def say(text: str) -> None:
+    """One plain line on stderr."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def result(text: str) -> None:
+    """One plain line on stdout, never wrapped or styled: what a script reads."""
+    print(text, flush=True)
+
+
+def result_json(value: Any) -> None:
+    """The one object that `--json` promises on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False), flush=True)

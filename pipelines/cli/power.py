@@ -6,13 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from podium.pipelines.cli.console import result, result_json, stdout
-from podium.pipelines.cli.options import Json, Profile, Store
+from podium.pipelines.cli.options import Json, Profile, Store, result, result_json, stdout
 
 if TYPE_CHECKING:
     from podium.components.study.schema import Study
-    from podium.components.verdicts.declared_power import Noise
-    from podium.components.verdicts.power import Proof
+    from podium.components.verdicts.power import Noise, Proof
 
 SHOWN = (2, 3, 4, 5, 6, 8, 10, 15, 20)
 
@@ -110,7 +108,7 @@ def _check(
     usd: float | None,
     source: str | None,
 ) -> None:
-    from podium.trainer.errors import Problem, UserError
+    from podium.trainer.trial.errors import Problem, UserError
 
     problems = [
         Problem(flag, f"must be more than 0, got {value:g}")
@@ -129,8 +127,8 @@ def _check(
 
 def _load(study: str | None, stage: str | None, profile: str) -> Chosen:
     from podium.components.study.load import load_study
-    from podium.components.verdicts.declared_power import proof_of
-    from podium.trainer.errors import Problem, UserError
+    from podium.components.verdicts.power import proof_of
+    from podium.trainer.trial.errors import Problem, UserError
 
     if study is None:
         if stage is not None:
@@ -159,12 +157,11 @@ def _proof(
 ) -> Proof:
     from dataclasses import replace
 
-    from podium.components.verdicts.declared_power import proof_of
-    from podium.components.verdicts.power import Proof
+    from podium.components.verdicts.power import Proof, proof_of
 
     declared = Proof("target", 0.01)
     if chosen is not None:
-        from podium.components.study.plan_warnings import most_variants
+        from podium.components.study.plan import most_variants
 
         study, stage = chosen
         found = proof_of(study, stage, arms or most_variants(study)[stage])
@@ -181,14 +178,14 @@ def _proof(
 
 
 def _noise(chosen: Chosen, sigma: float | None, source: str | None, store: str) -> Noise:
-    from podium.components.verdicts.declared_power import Noise, default_noise, noise_from
+    from podium.components.verdicts.power import Noise, default_noise, noise_from
 
     if sigma is not None:
         return Noise(sigma, "given by --sigma")
     if source is not None:
-        from podium.components.verdicts.declared_power import noise_of_run
-        from podium.pipelines.cli.compare import is_figures
+        from podium.components.verdicts.power import noise_of_run
         from podium.pipelines.cli.find import open_run
+        from podium.pipelines.cli.results import is_figures
 
         metric = chosen[0].stages[chosen[1]].promotion.metric if chosen is not None else "final_val_loss"
         return noise_from(source, metric=metric) if is_figures(source) else noise_of_run(open_run(source, store))
@@ -226,7 +223,7 @@ def _usd(proof: Proof, seeds: int | None, price: float | None) -> float | None:
 def _print(plain: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from podium.trainer.units import format_usd
+    from podium.trainer.trial.units import format_usd
 
     priced = plain["usd_needed"] is not None or plain["usd"] is not None
     variants = f"{plain['arms']} {'variant' if plain['arms'] == 1 else 'variants'}"

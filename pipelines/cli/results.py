@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from podium.pipelines.cli.console import result
 from podium.pipelines.cli.find import all_runs, open_run
-from podium.pipelines.cli.options import RunArgument, Store
+from podium.pipelines.cli.options import Exit, Json, RunArgument, Store, result, result_json, stdout
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
+    from podium.components.verdicts.compare import AgainstTarget, Comparison
 
 
 TABLE, PLOTS = "table", "plots"
@@ -60,13 +61,13 @@ def export(
     Example: [b]podium export runs/demo --layout param-allocation --to phase1[/b]
     """
     if to.exists() and not to.is_dir():
-        from podium.trainer.errors import Problem, UserError
+        from podium.trainer.trial.errors import Problem, UserError
 
         raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
     for path in _export(run, layout, to, store):
         result(str(path))
     if layout == "speedrun":
-        from podium.components.reporting.layouts.speedrun import printed
+        from podium.components.reporting.studies.speedrun import printed
 
         for line in printed(open_run(run, store)):
             result(line)
@@ -99,11 +100,10 @@ def sync(
 
     Example: [b]podium sync runs/demo --mlflow-uri http://mlflow.example:5000[/b]
     """
-    from podium.components.launch.catch_up import is_sent
-    from podium.components.launch.tracker import Sender
-    from podium.trainer.errors import InUseError, StorageError
-    from podium.trainer.mlflow_server import artifact_root, initialise
-    from podium.trainer.mlflow_server import mlflow_uri as own_uri
+    from podium.components.launch.tracker import Sender, is_sent
+    from podium.trainer.trial.errors import InUseError, StorageError
+    from podium.trainer.trial.sync import artifact_root, initialise
+    from podium.trainer.trial.sync import mlflow_uri as own_uri
 
     found = open_run(run, store)
     if found.state() == "running":
@@ -122,3 +122,190 @@ def sync(
     if missing:
         raise StorageError(f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}")
     result(f"{len(started)} trials are in MLflow at {uri}")
+
+
+# `podium verify`: a verdict's numbers, recomputed from what it holds.
+
+
+def verify(
+    verdict: Annotated[str, typer.Argument(metavar="VERDICT.json", help="A file in a run's verdicts folder.")],
+    as_json: Json = False,
+) -> None:
+    """Recompute every number of a verdict from its inputs, by the run's own study, and say what differs.
+
+    Ends with exit code 3 where something does.
+
+    Example: [b]podium verify runs/runs/demo-1a2b3c4d/verdicts/finals.json[/b]
+    """
+    from podium.components.verdicts.amend import MOST_SHOWN
+    from podium.components.verdicts.amend import verify as recompute
+
+    found = recompute(verdict)
+    if as_json:
+        result_json({"ok": found.ok, **asdict(found)})
+    else:
+        for line in found.differences[:MOST_SHOWN]:
+            result(line)
+        said = "all agree" if found.ok else f"{len(found.differences)} differ"
+        result(
+            f"{found.stage}: {found.decision}: {found.numbers} numbers recomputed, {said}; "
+            f"{found.trials} results compared with its inputs"
+        )
+    if not found.ok:
+        raise typer.Exit(Exit.STOPPED)
+
+
+# `podium compare`: runs, files and folders beside each other or beside a target, with the tests that fit.
+
+DEFAULT_ALPHA = 0.01
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN…", help="Runs' folders, stores, ids in --store, CSV, JSON or JSONL files, speedrun folders."
+        ),
+    ],
+    target: Annotated[float | None, typer.Option(help="Test each against this: is its mean under it?")] = None,
+    sigma: Annotated[float | None, typer.Option(help="A known SD over seeds, for --target: a z test.")] = None,
+    alpha: Annotated[float, typer.Option(help="One-sided level of --target.")] = DEFAULT_ALPHA,
+    metric: Annotated[str, typer.Option(help="What is compared: a figure of every trial's result.")] = "final_val_loss",
+    column: Annotated[str | None, typer.Option(help="Column of a table; by default the metric's.")] = None,
+    variant: Annotated[str | None, typer.Option(help="The variant to compare; by default each run's winner.")] = None,
+    store: Store = "runs",
+    as_json: Json = False,
+) -> None:
+    """Put runs side by side: state, winner and cost; of two, their final figures: Welch's and a moderated t test.
+
+    A file stands for a run: a list of numbers, or a table of which --column is taken; so does a folder with the
+    results.jsonl of a speedrun. With [b]--target[/b] the mean of each is tested against it, one-sided.
+
+    Example: [b]podium compare runs/demo runs/other[/b], or
+    [b]podium compare losses.csv --target 3.28 --sigma 0.0013[/b]
+    """
+    from podium.components.verdicts.compare import against
+    from podium.components.verdicts.compare import compare as compare_figures
+
+    _check(target, sigma, alpha)
+    opened = {source: open_run(source, store) for source in runs if not is_figures(source)}
+    rows = [_row(run) for run in opened.values()]
+    sources: list[Run | str] = [opened.get(source, source) for source in runs]
+    found, tests = None, []
+    if len(runs) == 2:
+        found = compare_figures(sources[0], sources[1], metric=metric, variant=variant, column=column)
+    if target is not None:
+        tests = [
+            against(each, target, sigma=sigma, alpha=alpha, metric=metric, variant=variant, column=column)
+            for each in sources
+        ]
+    elif len(runs) == 1 and not opened:
+        from podium.components.verdicts.samples import read_sample
+
+        sample = read_sample(runs[0], metric=metric, column=column)
+        figures = {"n": len(sample.values), "mean": sample.mean, "std": sample.sd, "excluded": sample.excluded}
+        result_json(figures) if as_json else result(str(figures))
+        return
+    if as_json:
+        result_json(_plain(rows, found, tests, alpha))
+        return
+    if rows:
+        _print_rows(rows)
+    for test in tests:
+        result(str(test))
+    if found is not None:
+        for line in _more(found):
+            result(line)
+        result(str(found))
+
+
+def _check(target: float | None, sigma: float | None, alpha: float) -> None:
+    from podium.trainer.trial.errors import Problem, UserError
+
+    problems = []
+    if sigma is not None and target is None:
+        problems.append(Problem("--sigma", "is for a test against a target; give --target too"))
+    if sigma is not None and not sigma > 0:
+        problems.append(Problem("--sigma", f"must be more than 0, got {sigma:g}"))
+    if not 0 < alpha < 0.5:
+        problems.append(Problem("--alpha", f"must be between 0 and 0.5, got {alpha:g}"))
+    if problems:
+        raise UserError(problems)
+
+
+def is_figures(source: str) -> bool:
+    """Whether the source is a file of figures or a speedrun folder, not a run of ours."""
+    path = Path(source)
+    return path.is_file() or (path / "results.jsonl").is_file()
+
+
+def _plain(
+    rows: list[dict[str, Any]], found: Comparison | None, tests: list[AgainstTarget], alpha: float
+) -> dict[str, Any]:
+    """One object: `n mean std statistic p passed` on top are those of the one question that was asked."""
+    plain: dict[str, Any] = {"runs": rows, "comparison": found.to_json() if found is not None else None}
+    if tests:
+        plain["targets"] = [test.to_json() for test in tests]
+    if len(tests) == 1:
+        return tests[0].to_json() | plain
+    if found is not None:
+        sides = (found.a, found.b)
+        plain |= {
+            "n": [len(side.values) for side in sides],
+            "mean": [side.mean for side in sides],
+            "std": [side.sd for side in sides],
+            "statistic": found.t,
+            "p": found.p,
+            "alpha": alpha,
+            "passed": found.p is not None and found.p < alpha,
+        }
+    return plain
+
+
+def _more(found: Comparison) -> list[str]:
+    lines = []
+    if found.interval is not None:
+        low, high = found.interval
+        lines.append(f"95 % interval of the difference: {low:+.4f} to {high:+.4f}")
+    if found.moderated is not None:
+        each = found.moderated
+        lines.append(
+            f"moderated t = {each.t:.2f} on {each.degrees_of_freedom} degrees of freedom, p = {each.p:.3g} "
+            f"(SD {each.pooled_sd:.4f} pooled over {each.arms} arms)"
+        )
+    if found.effect is not None:
+        effect = found.effect
+        seconds = "" if effect.seconds_saved is None else f", {effect.seconds_saved:.1f} s"
+        lines.append(
+            f"{effect.better} reaches the other's last loss, {effect.loss:.4f}, at step {effect.steps:.0f}: "
+            f"{effect.steps_saved:.0f} steps{seconds} sooner"
+        )
+    return lines
+
+
+def _print_rows(rows: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table(*rows[0], box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*("–" if v is None else f"{v:.4f}" if isinstance(v, float) else str(v) for v in row.values()))
+    stdout().print(table)
+
+
+def _row(run: Run) -> dict[str, Any]:
+    verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
+    last = verdicts[-1] if verdicts else None
+    arms = {arm.variant: arm for arm in last.ranking} if last is not None else {}
+    winner = arms.get(last.winner or "") if last is not None else None
+    return {
+        "run": run.id,
+        "state": run.state(),
+        "stage": last.stage if last is not None else None,
+        "winner": last.winner if last is not None else None,
+        "claim": last.claim if last is not None else None,
+        "metric": last.metric if last is not None else None,
+        "mean": winner.mean if winner is not None else None,
+        "difference": winner.difference if winner is not None else None,
+        "p": winner.p if winner is not None else None,
+        "usd": run.spent_usd(),
+    }

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from podium.pipelines.cli.console import OF_STATE, Exit, result, result_json, say
 from podium.pipelines.cli.options import (
     IDENTITY,
+    OF_STATE,
     SCHEDULE,
     AxisName,
     BaselineChoice,
     Budget,
     Data,
+    Exit,
     Gpus,
     Json,
     Launcher,
@@ -30,14 +31,17 @@ from podium.pipelines.cli.options import (
     StudyArgument,
     Variants,
     overrides,
+    result,
+    result_json,
+    say,
     selection,
 )
 
 if TYPE_CHECKING:
+    from podium.components.study.design import Selection
     from podium.components.study.run import Run
-    from podium.components.study.selection import Selection
     from podium.components.verdicts.verdict import Verdict
-    from podium.pipelines.cli.views import View
+    from podium.pipelines.cli.look import View
     from podium.pipelines.local import LocalPipeline
 
 FILE_POLL_SECONDS, S3_POLL_SECONDS = 0.5, 5.0
@@ -78,24 +82,24 @@ def run(
     """
     from podium.components.study.load import load_study, read_study_text
     from podium.components.study.plan import plan
+    from podium.components.study.registration import source_state
     from podium.components.study.run import Run
-    from podium.components.study.source_state import source_state
-    from podium.pipelines.cli.corpus import check_corpus
+    from podium.pipelines.cli.plan import check_corpus
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline))
     chosen = selection(stages, variants, axis, parallel, launcher)
     if chosen.stages == (DATA_STAGE,):
-        from podium.pipelines.cli.prepare import prepare_data
+        from podium.pipelines.cli.plan import prepare_data
 
         prepare_data(loaded, store, as_json=as_json, dry_run=dry_run)
         return
     if launcher == "job":
-        from podium.components.launch.job_settings import check_jobs
+        from podium.components.launch.job_manifest import check_jobs
 
         check_jobs(loaded, store)
     planned = plan(loaded, selection=chosen)
     if dry_run:
-        from podium.pipelines.cli.dry_run import show
+        from podium.pipelines.cli.plan import show
 
         show(loaded, planned, chosen, store, as_json=as_json)
         return
@@ -113,9 +117,9 @@ def run(
 def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
     """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
     from podium.components.study import layout
-    from podium.pipelines.cli.views import open_view
+    from podium.pipelines.cli.look import open_view
     from podium.pipelines.local import start_local
-    from podium.trainer.lease import Lease
+    from podium.trainer.trial.lease import Lease
 
     state = run.state()
     if state in ("succeeded", "stopped"):
@@ -146,7 +150,7 @@ def conclude(run: Run, code: int, *, as_json: bool) -> None:
         result_json({**run.status(), "exit_code": code, **summary})
         return
     if run.study.layout == "speedrun":
-        from podium.components.reporting.layouts.speedrun import printed
+        from podium.components.reporting.studies.speedrun import printed
 
         for line in printed(run):
             result(line)
@@ -223,8 +227,7 @@ class Teller:
 
     def look(self) -> None:
         """Show the snapshot and what is new in the ledger, with a table per axis after each verdict."""
-        from podium.pipelines.cli.snapshot import sentence, take
-        from podium.pipelines.cli.tables import axis_tables
+        from podium.pipelines.cli.look import axis_tables, sentence, take
 
         for entry in self._run.ledger.entries():
             if entry.id in self._told:

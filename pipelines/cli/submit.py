@@ -7,46 +7,46 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from podium.pipelines.cli.address import (
-    Ca,
-    Cookie,
-    Host,
-    Insecure,
-    InstallationFile,
-    KubeflowNamespace,
-    Namespace,
-    PortForward,
-    Token,
-    Ui,
-    Username,
-    address,
-)
-from podium.pipelines.cli.console import Exit, result, result_json, say
 from podium.pipelines.cli.options import (
     SCHEDULE,
     AxisName,
     Budget,
+    Ca,
+    Cookie,
     Data,
+    Exit,
     Gpus,
+    Host,
+    Insecure,
+    InstallationFile,
     Json,
+    KubeflowNamespace,
     Launcher,
+    Namespace,
     Parallel,
+    PortForward,
     Profile,
     Seeds,
     Stages,
     StudyArgument,
+    Token,
+    Ui,
+    Username,
     Variants,
+    address,
     overrides,
+    result,
+    result_json,
+    say,
     selection,
 )
 
 if TYPE_CHECKING:
+    from podium.components.study.design import Overrides
     from podium.components.study.run import Run
     from podium.components.study.schema import Study
-    from podium.components.study.selection import Overrides
     from podium.pipelines.kubeflow.api import Kubeflow, KubeflowRun
-    from podium.pipelines.submit import Submitted
-    from podium.pipelines.upload import Uploaded
+    from podium.pipelines.submit import Submitted, Uploaded
 
 StoreOption = Annotated[
     str | None,
@@ -184,8 +184,8 @@ def upload(
     from podium.pipelines.compile import Options
     from podium.pipelines.installation import load_installation
     from podium.pipelines.kubeflow.api import open_kubeflow
-    from podium.pipelines.upload import await_api, upload_study
-    from podium.trainer.errors import Problem, UserError
+    from podium.pipelines.submit import await_api, upload_study
+    from podium.trainer.trial.errors import Problem, UserError
 
     names = list(dict.fromkeys([*(shipped_studies() if every else []), *(study or [])]))
     if not names:
@@ -226,8 +226,7 @@ def upload(
 
 def _loaded(source: str, profile: str, changes: Overrides) -> tuple[Study, str]:
     """The study, and the text that the pipeline carries: as written where only a profile and a budget go over it."""
-    from podium.components.study.load import dump_study, load_study, read_study_text
-    from podium.components.study.modules import shipped
+    from podium.components.study.load import dump_study, load_study, read_study_text, shipped
 
     loaded = load_study(source, profile=profile, overrides=changes)
     text = read_study_text(source)[0]
@@ -240,7 +239,7 @@ def _loaded(source: str, profile: str, changes: Overrides) -> tuple[Study, str]:
 
 def _check_corpus(study: Study) -> None:
     """Raise UserError for a corpus on this machine, which no pod could read."""
-    from podium.trainer.errors import Problem, UserError
+    from podium.trainer.trial.errors import Problem, UserError
 
     path = study.data.corpus.path
     if path is not None and "://" not in path:
@@ -248,8 +247,8 @@ def _check_corpus(study: Study) -> None:
 
 
 def _store(store: str | None) -> str:
-    from podium.trainer.errors import Problem, UserError
-    from podium.trainer.storage import normalise_uri
+    from podium.trainer.trial.errors import Problem, UserError
+    from podium.trainer.trial.storage import normalise_uri
 
     if not store or not normalise_uri(store).startswith("s3://"):
         raise UserError(Problem("--store", f"must be s3://bucket/prefix, which the cluster can reach, got {store!r}"))
@@ -265,8 +264,8 @@ def _print_submitted(taken: Submitted, *, as_json: bool) -> None:
 
 
 def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool) -> int:
+    from podium.pipelines.cli.look import open_view
     from podium.pipelines.cli.run import conclude
-    from podium.pipelines.cli.views import open_view
     from podium.pipelines.wait import wait
 
     with open_view(as_json=as_json) as view:
@@ -311,7 +310,7 @@ class _Follower:
             self.run, self._teller = run, Teller(run, self._view)
             self._view.event(f"run {run.id} in {run.uri}")
         if self._teller is not None:
-            from podium.trainer.errors import StorageError
+            from podium.trainer.trial.errors import StorageError
 
             try:
                 self._teller.look()

@@ -2,16 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import threading
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-from podium.components.launch.job_settings import GpuClass, read_job_settings
-from podium.pipelines.doctor.finding import Finding
-from podium.trainer.errors import UserError
+from podium.components.launch.job_manifest import GpuClass, read_job_settings
+from podium.pipelines.kubeflow.address import HOST, Address, is_given
+from podium.pipelines.kubeflow.api import open_kubeflow
+from podium.trainer.trial.errors import PodiumError, UserError
+from podium.trainer.trial.storage import normalise_uri, open_storage
+from podium.trainer.trial.sync import mlflow_uri
 
 if TYPE_CHECKING:
     from podium.components.launch.job_cluster import Cluster
     from podium.pipelines.installation import Installation
+
+
+# A check and what it found, and how checks are run: all at once, each for so long and no longer, no traceback.
+
+Status = Literal["ok", "warning", "failed", "skipped"]
+SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table."""
+
+    check: str
+    status: Status
+    found: str
+    do: str = ""
+    """What to do about it; empty where nothing is to be done."""
+
+
+Check = Callable[[], Iterator[Finding]]
+
+
+def run_checks(checks: Sequence[tuple[str, Check]], seconds: float = SECONDS) -> list[Finding]:
+    """Run every check at once, and list what they found in their order.
+
+    A check that is not done in time, or that fails in a way of its own, is a finding like any other.
+    """
+    found: list[list[Finding]] = [[] for _ in checks]
+    # daemon threads: a server that never answers must not keep the command from ending
+    threads = [
+        threading.Thread(target=_run, args=(name, check, found[index]), daemon=True)
+        for index, (name, check) in enumerate(checks)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(seconds)
+    late = [
+        [Finding(name, "failed", f"no answer within {seconds:g} s", "look at the network between here and there")]
+        if thread.is_alive()
+        else []
+        for (name, _), thread in zip(checks, threads, strict=True)
+    ]
+    return [each for done, more in zip(found, late, strict=True) for each in [*done, *more]]
+
+
+def _run(name: str, check: Check, found: list[Finding]) -> None:
+    try:
+        # not by `extend`: what a check has found before it hangs is worth showing
+        for each in check():
+            found.append(each)  # noqa: PERF402
+    except Exception as error:  # noqa: BLE001  clients of four servers each raise their own, and the others must go on
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        found.append(Finding(name, "failed", said, "see what the message names"))
+
 
 CONNECT_SECONDS, READ_SECONDS = 5, 15
 TIMEOUT = (CONNECT_SECONDS, READ_SECONDS)
@@ -41,7 +109,7 @@ def check_rights(cluster: Cluster) -> Iterator[Finding]:
     from kubernetes import client
     from kubernetes.client.exceptions import ApiException
 
-    from podium.components.launch.job_rbac import CONDUCTOR_RULES
+    from podium.components.launch.job_cluster import CONDUCTOR_RULES
 
     name = "Rights"
     api = client.AuthorizationV1Api(cluster.api)
@@ -155,3 +223,140 @@ def _amount(quantity: str) -> Any:
     from kubernetes.utils import parse_quantity
 
     return parse_quantity(quantity)
+
+
+# The servers that a run talks to: Kubeflow, the store, MLflow.
+
+TIMEOUT_SECONDS = 10.0
+OLDEST_MLFLOW = (3, 5)
+
+
+def check_kubeflow(address: Address) -> Iterator[Finding]:
+    """Whether Kubeflow's API answers, takes who asks, and knows the namespace."""
+    name = "Kubeflow"
+    if not is_given(address):
+        yield Finding(name, "skipped", "no address", f"give --host, --port-forward or {HOST} to check it")
+        return
+    try:
+        with open_kubeflow(address) as kubeflow:
+            users = "many users" if kubeflow.multi_user() else "one user"
+            kubeflow.check_namespace()
+            kubeflow.experiment_names()
+            where = f" as {kubeflow.address.namespace}" if kubeflow.address.namespace else ""
+            yield Finding(name, "ok", f"{kubeflow.address.host} answers{where} ({users})")
+    except UserError as error:
+        yield Finding(name, "failed", str(error), "mend what the message names, then podium doctor again")
+
+
+def check_store(store: str | None) -> Iterator[Finding]:
+    """Whether the store can be written, honours create-once, and forgets what is deleted."""
+    name = "Store"
+    if not store:
+        yield Finding(name, "skipped", "no store is named", "give --store, or store: in the installation's file")
+        return
+    where = normalise_uri(store)
+    try:
+        storage = open_storage(where)
+        storage.probe()
+        key = f"doctor-{uuid.uuid4().hex}"
+        once = storage.create(key, b"1"), storage.create(key, b"2")
+        kept = storage.read_bytes(key)
+        storage.delete(key)
+    except PodiumError as error:
+        # the message names the variable or the server's own words
+        yield Finding(name, "failed", str(error), "check the endpoint, the keys (AWS_…) and the bucket's policy")
+        return
+    if once != (True, False) or kept != b"1":
+        found = f"{where} lets an object be created twice, so that ledger entries would be lost"
+        yield Finding(name, "failed", found, "use a server that honours If-None-Match: * (S3, MinIO, versitygw)")
+        return
+    yield Finding(name, "ok", f"{where}: written, created once, read, deleted")
+    if not where.startswith("s3://"):
+        yield Finding(name, "warning", "a folder serves this machine alone", "a cluster needs s3://bucket/prefix")
+
+
+def check_mlflow(store: str | None) -> Iterator[Finding]:
+    """Whether MLflow answers, at which version, and takes who asks."""
+    name = "MLflow"
+    uri = mlflow_uri(store or "runs")
+    if not uri.startswith(("http://", "https://")):
+        yield Finding(name, "ok", f"{uri} (a file of this machine; MLFLOW_TRACKING_URI names a server)")
+        return
+    try:
+        version = _get(f"{uri.rstrip('/')}/version")
+        _get(f"{uri.rstrip('/')}/api/2.0/mlflow/experiments/search?max_results=1")
+    except urllib.error.HTTPError as error:
+        said = error.read().decode("utf-8", errors="replace")
+        yield Finding(name, "failed", f"{uri}: {error.code} {error.reason}", _mlflow_advice(error.code, said))
+        return
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", error)
+        yield Finding(name, "failed", f"{uri} can't be reached: {reason}", "check the address and the NetworkPolicies")
+        return
+    number = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    if number < OLDEST_MLFLOW:
+        wanted = ".".join(map(str, OLDEST_MLFLOW))
+        yield Finding(name, "warning", f"{uri}: version {version}", f"upgrade the server to {wanted} or newer")
+    else:
+        yield Finding(name, "ok", f"{uri}: version {version}")
+
+
+def _mlflow_advice(code: int, said: str) -> str:
+    if code == 403 and "host" in said.lower():
+        return "the server refuses this Host: add it to MLFLOW_SERVER_ALLOWED_HOSTS, with and without its port"
+    if code in (401, 403):
+        return "give MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return "is this the address of an MLflow tracking server?"
+
+
+def _get(url: str) -> str:
+    request = urllib.request.Request(url)  # noqa: S310  http and https alone come here
+    token, user = os.environ.get("MLFLOW_TRACKING_TOKEN"), os.environ.get("MLFLOW_TRACKING_USERNAME")
+    if token:
+        request.add_header("Authorization", f"Bearer {token}")
+    elif user:
+        import base64
+
+        pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
+        request.add_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        text: str = answer.read().decode("utf-8", errors="replace")
+    if url.endswith("/version"):
+        return text.strip()
+    json.loads(text)
+    return text
+
+
+# Which versions meet: this machine's, those that Podium is made for, and those of the images that would run.
+
+KFP = "2.17"
+"""What compiled pipelines are tried on; the SDK's and the server's."""
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+def check_versions(site: Installation) -> Iterator[Finding]:
+    """This machine's versions, and whether the images are of the same Podium."""
+    import podium
+    from podium.pipelines.installation import images
+
+    python, kfp = platform.python_version(), importlib.metadata.version("kfp")
+    said = f"podium {podium.__version__}, Python {python}, kfp {kfp}"
+    wrong = []
+    if not kfp.startswith(f"{KFP}."):
+        wrong.append(f"pip install 'kfp~={KFP}.0'")
+    if not python.startswith(PYTHONS):
+        wrong.append(f"use Python {' or '.join(PYTHONS)}")
+    yield Finding("Versions", "warning" if wrong else "ok", said, "; ".join(wrong))
+    for kind, image in images(site).items():
+        yield _image(kind.replace("_", " "), image, podium.__version__)
+
+
+def _image(kind: str, image: str, version: str) -> Finding:
+    tag = re.search(r":([^/:@]+)(@|$)", image)
+    if tag is None:
+        do = f"name the tag that is this version, {version}"
+        return Finding("Images", "warning", f"{kind}: {image} says no version", do)
+    if tag[1].split("-")[0] != version:
+        do = "install that version of podium here, or upgrade the cluster's installation"
+        return Finding("Images", "warning", f"{kind}: {image} is not this podium, {version}", do)
+    return Finding("Images", "ok", f"{kind}: {image}")

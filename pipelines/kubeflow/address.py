@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from podium.trainer.errors import Problem, UserError
+from podium.trainer.trial.errors import Problem, UserError
 
 HOST = "KF_PIPELINES_ENDPOINT"
 """Environment: the address of Kubeflow's API; KFP's own name for it."""

@@ -6,16 +6,102 @@ asks a server that is away five times with a traceback each, and takes the user'
 
 from __future__ import annotations
 
+import json
+import re
+import shutil
+import ssl
+import subprocess
 import tempfile
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from html import unescape
+from http.cookiejar import CookieJar
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from podium.pipelines.kubeflow.address import Address, resolve
-from podium.pipelines.kubeflow.refusals import RefusedError, no_api, refusal, unreachable
-from podium.trainer.errors import Problem, UserError
+from podium.trainer.trial.errors import PodiumError, Problem, UserError
+
+# What Kubeflow's API answers when it does not do as asked, as one sentence that says what to do.
+
+SERVER_ERRORS = 500
+
+
+class UnreachableError(UserError):
+    """Nobody answers at the address."""
+
+
+class KubeflowError(PodiumError):
+    """Kubeflow's API failed by no mistake of the user's."""
+
+
+class RefusedError(UserError):
+    """Kubeflow's API refused a request; `status` is its HTTP status."""
+
+    def __init__(self, text: str, status: int) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def refusal(error: Any, address: Address, doing: str) -> PodiumError:
+    """The error to raise for a `kfp_server_api.ApiException`."""
+    where, said = address.host or "Kubeflow", _said(error)
+    if error.status == 0:  # the generated client's way of passing on an error of TLS
+        return UnreachableError(
+            f"{where} can't be reached: {first_line(error.reason)}; for a private authority give --ca"
+        )
+    if error.status == 401:
+        how = "cookie" if address.cookie else "token"
+        had = address.token or address.token_file or address.cookie
+        what = f"the {how} has expired or is not accepted: get a new one" if had else "it wants to know who asks"
+        return RefusedError(f"{where} refused {doing}: 401: {what} (--token, --cookie or --username){said}", 401)
+    if error.status == 403:
+        place = f" in namespace {address.namespace}" if address.namespace else ""
+        advice = "it is another's or does not exist" if address.namespace else "give --namespace"
+        return RefusedError(f"{where} refused {doing}{place}: 403: you may not do that there: {advice}{said}", 403)
+    if error.status >= SERVER_ERRORS:
+        return KubeflowError(f"{where} failed at {doing}: {error.status} {error.reason}{said}")
+    return RefusedError(f"{where} refused {doing}: {error.status} {error.reason}{said}", error.status)
+
+
+def unreachable(error: object, address: Address) -> UnreachableError:
+    """The error to raise where there is nobody to talk to."""
+    reason = first_line(getattr(error, "reason", error))
+    return UnreachableError(f"{address.host} can't be reached: {reason}")
+
+
+def no_api(address: Address) -> UserError:
+    """The error to raise where a page answers instead of the API: a login page, or another server."""
+    return UserError(
+        f"{address.host} answers with a web page, not with Kubeflow's API: sign in (--token, --cookie or --username), "
+        "or give the API's address, which in a whole Kubeflow ends with /pipeline"
+    )
+
+
+def first_line(error: object) -> str:
+    """The first line of what an error says."""
+    return (str(error).splitlines() or ["no reason given"])[0]
+
+
+def _said(error: Any) -> str:
+    """The server's own words, from the shapes in which KFP 2 sends them."""
+    try:
+        body = json.loads(error.body)
+    except (TypeError, ValueError):
+        return ""
+    if not isinstance(body, dict):
+        return ""
+    for key in ("error_message", "message", "error"):
+        if isinstance(body.get(key), str) and body[key]:
+            return f" ({first_line(body[key])})"
+    return ""
+
 
 CONNECT_SECONDS, READ_SECONDS = 10, 60
 PAGE = 100
@@ -70,8 +156,6 @@ def open_kubeflow(address: Address | None = None) -> Iterator[Kubeflow]:
     """Kubeflow's API at an address, signed in or forwarded where it says so. Raises UserError where it can't serve."""
     found = resolve(address)
     if found.port_forward:
-        from podium.pipelines.kubeflow.forward import port_forward
-
         with port_forward(found.kubeflow_namespace) as host:
             yield Kubeflow(replace(found, host=host))
         return
@@ -271,8 +355,6 @@ class Kubeflow:
 def _sign_in(address: Address) -> str:
     import ssl
 
-    from podium.pipelines.kubeflow.login import sign_in
-
     assert address.host is not None
     assert address.username is not None
     assert address.password is not None
@@ -310,3 +392,156 @@ def _input(run: Any, name: str) -> str | None:
     inputs = spec.get("root", {}).get("inputDefinitions", {}).get("parameters", {})
     value = inputs.get(name, {}).get("defaultValue")
     return None if value is None else str(value)
+
+
+# Links to Kubeflow's pages, which depend on how it is installed.
+
+BEHIND_DASHBOARD = "/pipeline"
+"""Path of the API and the pages in a whole Kubeflow, whose dashboard shows them in a frame under `/_/pipeline/`."""
+
+
+def run_link(address: Address, run_id: str) -> str | None:
+    """The run's page; None where only the API's address is known and no browser could open it."""
+    return _link(address, f"/runs/details/{run_id}")
+
+
+def pipeline_link(address: Address, pipeline_id: str, version_id: str) -> str | None:
+    """The page of a pipeline's version, from which a run is created."""
+    return _link(address, f"/pipelines/details/{pipeline_id}/version/{version_id}")
+
+
+def _link(address: Address, page: str) -> str | None:
+    base = address.ui or address.host
+    if base is None or (address.ui is None and (address.port_forward or _is_inside(base))):
+        return None
+    if base.endswith(BEHIND_DASHBOARD) and address.namespace:
+        root = base.removesuffix(BEHIND_DASHBOARD).removesuffix("/_")
+        return f"{root}/_{BEHIND_DASHBOARD}/?ns={quote(address.namespace)}#{page}"
+    return f"{base}/#{page}"
+
+
+def _is_inside(host: str) -> bool:
+    """Whether the address is a Service's, which only pods can open."""
+    name = urlsplit(host).hostname or ""
+    return name.endswith((".svc", ".svc.cluster.local")) or ".svc." in name
+
+
+# Signing in to a Kubeflow that is guarded by Dex: the login page, filled in as a browser would; a session's cookie.
+#
+# Kubeflow's manifests put an authentication proxy (oauth2-proxy, formerly the OIDC authservice) before every page and
+# API. Without a session it redirects to Dex, Dex to its login form, and the form back to the proxy, which sets its
+# cookie. Where Dex has several ways to sign in it first shows a page of links; `local` is its own user table.
+
+TIMEOUT_SECONDS = 20.0
+SESSIONS = ("oauth2_proxy_kubeflow", "authservice_session")
+"""Cookies that say who is signed in: of oauth2-proxy, and of the older authservice."""
+
+
+def sign_in(host: str, username: str, password: str, context: ssl.SSLContext | None = None) -> str:
+    """The session's cookies for `host`, as a `Cookie` header's value.
+
+    Raises UserError where there is no login page, where it refuses, or where nobody answers.
+    """
+    jar = CookieJar()
+    opener = urllib.request.build_opener(
+        urllib.request.HTTPCookieProcessor(jar), urllib.request.HTTPSHandler(context=context)
+    )
+    where = f"signing in to {host}"
+    try:
+        page, url = _get(opener, f"{host}/")
+        url, page = _local_form(opener, page, url)
+        if not _has_form(page):
+            raise UserError(f"{where}: there is no login page; leave --username out, or give --token")
+        action = urllib.parse.urljoin(url, _action(page) or url)
+        form = urllib.parse.urlencode({"login": username, "password": password}).encode()
+        page, url = _get(opener, action, form)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise UserError(_refused(where)) from None
+        raise UserError(f"{where}: {error.code} {error.reason}") from None
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(f"{where}: can't be reached: {getattr(error, 'reason', error)}") from None
+    if _has_form(page):
+        raise UserError(_refused(where))
+    cookies = [f"{each.name}={each.value}" for each in jar if each.name.startswith(SESSIONS)]
+    if not cookies:
+        raise UserError(f"{where}: no session's cookie came back ({' or '.join(SESSIONS)}); give --cookie or --token")
+    return "; ".join(cookies)
+
+
+def _refused(where: str) -> Problem:
+    return Problem("", f"{where}: the username or the password is wrong")
+
+
+def _local_form(opener: urllib.request.OpenerDirector, page: str, url: str) -> tuple[str, str]:
+    """The form for a username and a password, behind the page of links where there is one."""
+    if not _has_form(page):
+        link = re.search(r"""href=["']([^"']*/auth/local[^"']*)["']""", page)
+        if link is not None:
+            page, url = _get(opener, urllib.parse.urljoin(url, unescape(link[1])))
+    return url, page
+
+
+def _has_form(page: str) -> bool:
+    return re.search(r"""<input[^>]*name=["']password["']""", page) is not None
+
+
+def _action(page: str) -> str | None:
+    found = re.search(r"""<form[^>]*action=["']([^"']*)["']""", page)
+    return unescape(found[1]) if found else None
+
+
+def _get(opener: urllib.request.OpenerDirector, url: str, data: bytes | None = None) -> tuple[str, str]:
+    with opener.open(urllib.request.Request(url, data=data), timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+        return answer.read().decode("utf-8", errors="replace"), answer.geturl()
+
+
+# Kubeflow through `kubectl port-forward`: for a laptop with a kubeconfig and no address of Kubeflow.
+
+SERVICE = "svc/ml-pipeline"
+PORT = 8888
+START_SECONDS = 30.0
+
+
+@contextmanager
+def port_forward(namespace: str, context: str | None = None) -> Iterator[str]:
+    """A local address of Kubeflow's API for as long as the block runs.
+
+    kubectl chooses the port, so that two commands at once don't meet. Raises UserError where there is no kubectl, no
+    such service, or no cluster.
+    """
+    kubectl = shutil.which("kubectl")
+    if kubectl is None:
+        raise UserError(Problem("--port-forward", "needs kubectl, which is not on the PATH; give --host instead"))
+    command = [kubectl, "port-forward", "--namespace", namespace, SERVICE, f":{PORT}", "--address", "127.0.0.1"]
+    command += ["--context", context] if context else []
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT)
+        try:
+            yield f"http://127.0.0.1:{_port(process, said)}"
+        finally:
+            process.terminate()
+            try:
+                process.wait(5)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+
+def _port(process: subprocess.Popen[bytes], said: object) -> int:
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        ended = process.poll() is not None
+        text = _read(said)
+        found = re.search(r"Forwarding from 127\.0\.0\.1:(\d+)", text)
+        if found is not None and not ended:
+            return int(found[1])
+        if ended or time.monotonic() > deadline:
+            reason = text.strip().splitlines()[-1] if text.strip() else f"nothing within {START_SECONDS:.0f} s"
+            raise UserError(Problem("--port-forward", f"kubectl could not forward to {SERVICE}: {reason}"))
+        time.sleep(0.05)
+
+
+def _read(said: object) -> str:
+    said.seek(0)  # type: ignore[attr-defined]
+    return said.read().decode(errors="replace")  # type: ignore[attr-defined, no-any-return]

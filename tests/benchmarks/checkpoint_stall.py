@@ -17,22 +17,20 @@ from pathlib import Path
 
 import torch
 
-from podium.trainer import snapshot
-from podium.trainer.allocation import count_parameters, resolve_config
-from podium.trainer.clock import Clock
-from podium.trainer.config import RunSpec, load_config
-from podium.trainer.distributed import Ranks
-from podium.trainer.precision import choose_device, choose_precision
-from podium.trainer.recorder import Recorder
-from podium.trainer.setup import build_parts
-from podium.trainer.state import RunState
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin import loop
+from podium.trainer.builtin.allocation import count_parameters, resolve_config
+from podium.trainer.builtin.config import RunSpec, load_config
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.loop import Recorder
+from podium.trainer.builtin.setup import build_parts, choose_device, choose_precision
+from podium.trainer.builtin.state import Clock, RunState
+from podium.trainer.trial.storage import open_storage
 
 
 def prepare_data(folder: Path) -> str:
     """A small dataset of the library's own sources."""
-    from podium.trainer.data.corpora import parse_corpus
-    from podium.trainer.data.prepare import PrepareConfig, dataset_key, prepare
+    from podium.trainer.builtin.data.corpus import parse_corpus
+    from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
 
     (folder / "text").mkdir()
     for number, source in enumerate(sorted(Path(json.__file__).parent.glob("*.py"))):
@@ -91,13 +89,13 @@ def main() -> None:
 
         with Recorder(RunSpec(config=config, dataset=data), folder, folder, place, clock) as recorder:
             recorder.start(state, None, None)
-            recorder.reserve(snapshot.take(parts, state, clock))  # as a run does before its first step
+            recorder.reserve(loop.take(parts, state, clock))  # as a run does before its first step
             for _ in range(5):
                 take_step()
             for _ in range(options.checkpoints):
                 alone += [take_step() for _ in range(options.steps)]
                 since = time.perf_counter()
-                recorder.save(state, snapshot.take(parts, state, clock))
+                recorder.save(state, loop.take(parts, state, clock))
                 stalls.append(time.perf_counter() - since)
                 file = place / "run" / f"ckpt-step-{state.step}.pt"
                 while not file.exists():

@@ -21,7 +21,7 @@ from typing import Any
 SCRIPT = """
 import json, sys, time
 begun = time.time()
-import podium.trainer.cli, podium.trainer.run, podium.trainer.train_command
+import podium.trainer.builtin.cli, podium.trainer.builtin.run, podium.trainer.builtin.cli
 imported = time.time()
 from podium.trainer.stepper import Stepper
 step = Stepper.step
@@ -33,7 +33,7 @@ def first(self, *arguments, **options):
 Stepper.step = first
 ticks = int(open("/proc/1/stat").read().rpartition(")")[2].split()[19])
 pid_1 = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME) + ticks / 100
-podium.trainer.train_command.run_in_study(sys.argv[1])
+podium.trainer.builtin.cli.run_in_study(sys.argv[1])
 """
 
 
@@ -64,15 +64,13 @@ def measure(name: str, image: str | None, times: int) -> list[dict[str, float]]:
     """Start the same trial so often, one after the other."""
     from podium.components.launch.job import JobLauncher
     from podium.components.launch.job_cluster import open_cluster
-    from podium.components.launch.job_manifest import JobMaker
-    from podium.components.launch.job_names import RunOnCluster
-    from podium.components.launch.job_settings import JobSettings
+    from podium.components.launch.job_manifest import JobMaker, JobSettings, RunOnCluster
     from podium.components.launch.launcher import Task
     from podium.components.launch.records import Records
     from podium.components.prepare_data.step import prepare_datasets
     from podium.components.study.load import load_study
     from podium.components.study.run import Run
-    from podium.trainer.storage import join_uri
+    from podium.trainer.trial.storage import join_uri
 
     run = Run.create(f"s3://{name}/store", load_study(json.dumps(STUDY)))
     prepare_datasets(run)

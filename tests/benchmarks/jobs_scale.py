@@ -152,7 +152,7 @@ def make_run(store: str, trials: int) -> Any:
 def conduct_stage(store: str, identity: str) -> None:
     """The conductor, in a process of its own; prints what it took as JSON. SIGUSR1 begins and ends a count."""
     from podium.components.launch.conductor import conduct
-    from podium.components.launch.open_launcher import open_launcher
+    from podium.components.launch.open import open_launcher
     from podium.components.study.run import Run
 
     run = Run.open(store, identity)

@@ -50,8 +50,7 @@ def main() -> None:
 
 
 def make_dataset(folder: Path, tokens: int) -> None:
-    from podium.trainer.data.manifest import Manifest, Split
-    from podium.trainer.data.shards import ShardWriter
+    from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
 
     with ShardWriter(folder, "train", shard_tokens=tokens // 3) as writer:
         writer.append(np.random.default_rng(0).integers(0, VOCABULARY, tokens, dtype=np.uint16))
@@ -69,7 +68,7 @@ def make_dataset(folder: Path, tokens: int) -> None:
 
 
 def time_loader(folder: Path, sequences: int, length: int, batches: int) -> list[float]:
-    from podium.trainer.data.loader import SequenceLoader
+    from podium.trainer.builtin.data.loader import SequenceLoader
 
     loader = SequenceLoader(folder, "train", sequence_length=length, batch_sequences=sequences, seed=1)
     for _ in range(20):

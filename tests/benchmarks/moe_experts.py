@@ -21,9 +21,9 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor, nn
 
-from podium.trainer.models.experts import Dispatch, Experts
-from podium.trainer.models.gpt2 import quiet_transformers
-from podium.trainer.models.moe import combine_weights
+from podium.trainer.builtin.models.experts import Dispatch, Experts
+from podium.trainer.builtin.models.gpt2 import quiet_transformers
+from podium.trainer.builtin.models.moe import combine_weights
 
 EXPERTS, TOPK = 8, 2
 SHAPES = {"smoke": (256, 64), "real": (1024, 768)}

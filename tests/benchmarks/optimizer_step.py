@@ -23,13 +23,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from podium.trainer.models.build import build_model
-from podium.trainer.ngpt_config import NgptConfig
-from podium.trainer.optim.build import Optimizer, build_optimizer
-from podium.trainer.optimizer_config import AdamWConfig, MuonConfig, OptimizerConfig
-from podium.trainer.precision import Precision, choose_device, choose_precision
-from podium.trainer.step_aware import after_step
-from podium.trainer.stepper import Stepper
+from podium.trainer.builtin.config import AdamWConfig, MuonConfig, OptimizerConfig
+from podium.trainer.builtin.model_config import NgptConfig
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.builtin.optim.build import Optimizer, build_optimizer
+from podium.trainer.builtin.setup import Precision, Stepper, after_step, choose_device, choose_precision
 
 SHAPES: dict[str, dict[str, Any]] = {
     "study": {"model": {"vocab_size": 50304}, "tokens": 1024, "sequences": 32, "micro": 16},

@@ -5,9 +5,9 @@
     python tests/benchmarks/speedrun_throughput.py --small                  # whether it works, on a CPU in a minute
 
 A bare checkout will do, with torch ≥ 2.11, numpy, pydantic, pyyaml and safetensors. What runs is the trainer itself
-(`podium.trainer.run.train`) on 12 layers of 768 and 524,288 tokens a step, as `facts/trainer.md` §1 asks for a fair
-comparison: the loader and the optimizer inside the clock; compilation, evaluation and checkpoints outside and reported;
-the first steps untimed.
+(`podium.trainer.builtin.run.train`) on 12 layers of 768 and 524,288 tokens a step, as `facts/trainer.md` §1 asks for a
+fair comparison: the loader and the optimizer inside the clock; compilation, evaluation and checkpoints outside and
+reported; the first steps untimed.
 
 The tokens are random, each drawn by Zipf's law, so that the loss after the fixed steps is known to come near their
 entropy: a fast trainer that learns nothing fails. MFU is of the H100's and H200's 989 dense bf16 TFLOP/s by
@@ -128,8 +128,7 @@ def shape(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_tokens(folder: Path, options: argparse.Namespace) -> float:
     """Shards of random tokens for all steps, as a prepared dataset; returns the entropy of a token in nats."""
-    from podium.trainer.data.manifest import Manifest, Split
-    from podium.trainer.data.shards import ShardWriter
+    from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
 
     sizes = shape(options)
     most = min(TOKENS, sizes["vocab"])
@@ -186,10 +185,10 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     """In a process of its own: the trainer's own run, and what its result says."""
     import torch
 
-    from podium.trainer.config import RunSpec, load_config
-    from podium.trainer.reporting import LogReporter
-    from podium.trainer.run import train
-    from podium.trainer.storage import open_storage
+    from podium.trainer.builtin.config import RunSpec, load_config
+    from podium.trainer.builtin.run import train
+    from podium.trainer.trial.recorder import LogReporter
+    from podium.trainer.trial.storage import open_storage
 
     sizes, on_gpu = shape(options), torch.cuda.is_available()
     muon = {"name": "muon", "learning_rate": 0.0018, "rest": {"learning_rate": 0.0036}}

@@ -16,7 +16,7 @@ import tempfile
 import time
 import warnings
 
-from podium.components.kfp_component import step
+from podium.components.kfp_components import step
 from podium.components.kfp_light import dsl, local
 
 LIMIT_SECONDS = 0.5

@@ -29,15 +29,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from podium.trainer.config import TrainConfig, load_config
-from podium.trainer.data.loader import SequenceLoader
-from podium.trainer.data.manifest import FileEntry, Manifest, Split
-from podium.trainer.data.shards import ShardWriter
-from podium.trainer.distributed import Ranks
-from podium.trainer.optim.schedules import learning_rate
-from podium.trainer.precision import choose_device, choose_precision
-from podium.trainer.setup import Parts, build_parts
-from podium.trainer.storage import open_storage, sha256_of
+from podium.trainer.builtin.config import TrainConfig, load_config
+from podium.trainer.builtin.data.loader import SequenceLoader
+from podium.trainer.builtin.data.shards import FileEntry, Manifest, ShardWriter, Split
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.optim.build import learning_rate
+from podium.trainer.builtin.setup import Parts, build_parts, choose_device, choose_precision
+from podium.trainer.trial.storage import open_storage, sha256_of
 
 
 class PlainBlock(nn.Module):

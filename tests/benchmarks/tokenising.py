@@ -37,8 +37,8 @@ def main() -> None:
 
     from tokenizers import Encoding
 
-    from podium.trainer.data.encoding import Encoder, encode_batches
-    from podium.trainer.data.tokenizer import end_of_text, train_tokenizer
+    from podium.trainer.builtin.data.prepare import Encoder, encode_batches
+    from podium.trainer.builtin.data.tokenizer import end_of_text, train_tokenizer
 
     texts = documents(options.text)
     tokenizer = train_tokenizer(texts, options.vocab_size)
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def documents(path: Path | None) -> list[str]:
-    from podium.trainer.data.corpora import CorpusConfig, open_corpus, parse_corpus
+    from podium.trainer.builtin.data.corpus import CorpusConfig, open_corpus, parse_corpus
 
     config = parse_corpus(str(path)) if path else CorpusConfig(source="builtin")
     return [document.text for _, document in open_corpus(config).documents()]

@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 
+from podium.components.policies.decide import decide
 from podium.components.study.schema import Study
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 SEEDS = [42, 43, 44, 45, 46]
 POLICIES: dict[str, dict[str, object]] = {

@@ -16,7 +16,7 @@ from tests.benchmarks.calibration.noise import LOOKS, LOSS, SIGMA, STEPS, Trials
 from tests.benchmarks.calibration.simulate import Rate, Scenario, scenarios, simulate
 from tests.benchmarks.replay.data import RecordedArm, Run
 
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 SPREAD = np.linspace(-1, 1, PROOF_SEEDS) * SIGMA
 

@@ -52,7 +52,7 @@ def test_the_charts_versions_are_the_packages():
 
 
 def test_the_images_are_those_that_components_name():
-    from podium.components.kfp_component import STEPS_IMAGE, TRAINER_IMAGE, VERSION
+    from podium.components.kfp_components import STEPS_IMAGE, TRAINER_IMAGE, VERSION
 
     for name, image in (("steps", STEPS_IMAGE), ("trainer", TRAINER_IMAGE)):
         assert f"{VALUES['images'][name]['repository']}:{VERSION}" == image
@@ -122,7 +122,7 @@ def test_every_shape_of_ci_is_in_the_readme_and_sets_no_default_again():
 
 
 def test_the_settings_of_jobs_that_the_chart_writes_are_those_that_the_launcher_knows():
-    from podium.components.launch.job_settings import JobSettings
+    from podium.components.launch.job_manifest import JobSettings
 
     template = (CHART / "templates" / "runtime" / "_settings.tpl").read_text()
     settings = template.split('define "podium.jobSettings"')[1].split("{{- end -}}\n\n")[0]

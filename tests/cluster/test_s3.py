@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from podium.components.study.ledger import Ledger
-from podium.trainer.errors import StorageError, UserError
-from podium.trainer.storage import MANIFEST, open_storage, put_folder
+from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.storage import MANIFEST, open_storage, put_folder
 
 pytestmark = pytest.mark.cluster
 
@@ -71,7 +71,7 @@ def test_an_upload_cut_off_half_way_leaves_no_manifest_and_the_next_one_complete
     host, _, port = cluster.s3_endpoint.removeprefix("http://").partition(":")
     cutter = Cutter(host, int(port), limit=5 << 20)
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{cutter.port}")
-    monkeypatch.setattr("podium.trainer.storage_s3.ATTEMPTS", 2)
+    monkeypatch.setattr("podium.trainer.trial.storage.s3.ATTEMPTS", 2)
     with pytest.raises(StorageError) as cut:
         put_folder(open_storage(f"{store}/data"), folder, "")
     cutter.close()

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.study.kubeflow import note_run
+from podium.components.study.layout import note_run
 from podium.components.study.load import load_study, read_study_text
 from podium.components.study.run import Run
 

@@ -9,8 +9,8 @@ import pytest
 
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.trainer.config import RunSpec
-from podium.trainer.result import Status, TrialResult
+from podium.trainer.builtin.config import RunSpec
+from podium.trainer.trial.result import Status, TrialResult
 
 TWO_STAGES = """
 name: two-stages

@@ -12,8 +12,8 @@ from podium.components.select.step import select
 from podium.components.shakedown.step import shakedown
 from podium.components.study.run import Run
 from podium.components.train.step import train
-from podium.trainer.lease import TOKEN_VARIABLE, Lease
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.trial.storage import open_storage
 
 
 def main() -> None:

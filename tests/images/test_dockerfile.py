@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podium.components.kfp_component import STEPS_IMAGE, TRAINER_IMAGE
+from podium.components.kfp_components import STEPS_IMAGE, TRAINER_IMAGE
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "Dockerfile").read_text(encoding="utf-8")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podium.components.kfp_component import VERSION
+from podium.components.kfp_components import VERSION
 from podium.components.study.load import load_study, read_study_text, shipped_studies
 from podium.components.study.plan import plan
 from podium.pipelines.compile import Options, compile_study
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 """`PODIUM_UPDATE_GOLDEN=1 pytest tests/pipelines` writes the golden files anew."""

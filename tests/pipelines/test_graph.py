@@ -6,11 +6,9 @@ import pytest
 import yaml
 
 from podium.components.prepare_data.gpus import gpu_problems
-from podium.components.study.graph import other_graphs
-from podium.components.study.load import load_study, read_study_text
-from podium.pipelines.compile import compile_study
-from podium.pipelines.graph import check_graph, graph_stages
-from podium.trainer.errors import UserError
+from podium.components.study.load import load_study, other_graphs, read_study_text
+from podium.pipelines.compile import check_graph, compile_study, graph_stages
+from podium.trainer.trial.errors import UserError
 
 NAME = "param-allocation"
 
@@ -84,7 +82,7 @@ def test_a_study_whose_graph_another_shipped_pipeline_has_is_sent_there():
 
 
 def _refuse(study):
-    from podium.components.study.graph import graph_problems
+    from podium.components.study.load import graph_problems
 
     problems = graph_problems(study, ["screen"])
     raise UserError(problems)

@@ -3,11 +3,11 @@
 import pytest
 import yaml
 
-from podium.components.kfp_component import VERSION
+from podium.components.kfp_components import VERSION
 from podium.components.study.load import load_study
 from podium.pipelines.compile import Options, pipeline_documents, study_pipeline
 from podium.pipelines.installation import Installation, load_installation
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 SITE = """
 store: s3://bucket/experiments

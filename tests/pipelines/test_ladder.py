@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podium.components.kfp_component import VERSION
+from podium.components.kfp_components import VERSION
 from podium.components.study.load import load_study, read_study_text, shipped_studies
 from podium.pipelines.compile import pipeline_documents, pipeline_yaml, study_pipeline
 from podium.pipelines.ladder import CONFIG_KEYS, SECRET_KEYS, Defaults, build_ladder, input_suffixes, pipeline_name

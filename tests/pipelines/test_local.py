@@ -10,10 +10,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from podium.components.study.load import Selection, load_study
+from podium.components.study.design import Selection
+from podium.components.study.load import load_study
 from podium.pipelines.local import PipelineError, run_local, start_local
-from podium.trainer.errors import UserError
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.errors import UserError
+from podium.trainer.trial.storage import open_storage
 
 STUDY = """
 name: demo

@@ -8,7 +8,7 @@ import yaml
 from podium import submit
 from podium.pipelines.kubeflow.address import Address
 from podium.pipelines.kubeflow.api import open_kubeflow
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 
 def test_a_study_is_started_with_its_inputs_and_the_runs_link_comes_back(kfp):

@@ -9,10 +9,9 @@ from podium import upload
 from podium.components.study.load import load_study
 from podium.pipelines.compile import Options, study_pipeline
 from podium.pipelines.kubeflow.address import Address
-from podium.pipelines.kubeflow.api import open_kubeflow
-from podium.pipelines.kubeflow.refusals import KubeflowError
-from podium.pipelines.upload import content_hash
-from podium.trainer.errors import UserError
+from podium.pipelines.kubeflow.api import KubeflowError, open_kubeflow
+from podium.pipelines.submit import content_hash
+from podium.trainer.trial.errors import UserError
 
 STUDY = """
 name: {name}

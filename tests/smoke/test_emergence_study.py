@@ -10,8 +10,8 @@ import time
 import pytest
 
 from podium.components.study.run import Run
-from podium.trainer.mlflow_server import mlflow_uri
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
+from podium.trainer.trial.sync import mlflow_uri
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 

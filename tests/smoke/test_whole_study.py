@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from podium.components.study.run import Run
-from podium.trainer.mlflow_server import mlflow_uri
+from podium.trainer.trial.sync import mlflow_uri
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

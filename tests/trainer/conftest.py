@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podium.trainer.config import RunSpec, TrainConfig, load_config
-from podium.trainer.data.manifest import TOKEN_BYTES, FileEntry, Manifest, Split
-from podium.trainer.data.shards import ShardWriter
-from podium.trainer.storage import open_storage, sha256_of
+from podium.trainer.builtin.config import RunSpec, TrainConfig, load_config
+from podium.trainer.builtin.data.shards import TOKEN_BYTES, FileEntry, Manifest, ShardWriter, Split
+from podium.trainer.trial.storage import open_storage, sha256_of
 
 VOCABULARY = 64
 T = 16

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from podium.trainer import allocation
-from podium.trainer.allocation import Dimensions, choose_heads, count_parameters, resolve, resolve_config, solve
-from podium.trainer.config import load_config
-from podium.trainer.errors import ConfigError
-from podium.trainer.model_config import Allocation, TransformerConfig
+from podium.trainer.builtin import allocation
+from podium.trainer.builtin.allocation import Dimensions, choose_heads, count_parameters, resolve, resolve_config, solve
+from podium.trainer.builtin.config import load_config
+from podium.trainer.builtin.model_config import Allocation, TransformerConfig
+from podium.trainer.trial.errors import ConfigError
 
 SHARES = (0.25, 0.35, 0.45)
 EXPANSIONS = (2.0, 2.66, 3.0, 4.0)
@@ -188,7 +188,7 @@ def test_a_thousand_distinct_solves_take_seconds() -> None:
 @pytest.mark.parametrize(("share", "expansion"), list(itertools.product(SHARES, EXPANSIONS)))
 def test_the_counts_are_those_of_the_model_itself(share: float, expansion: float, tied: bool) -> None:
     torch = pytest.importorskip("torch")
-    from podium.trainer.models.build import build_model
+    from podium.trainer.builtin.models.build import build_model
 
     # untied embeddings of 25 % of 10M are infeasible: a smaller vocabulary
     config = resolve(

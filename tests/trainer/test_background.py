@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from podium.trainer.background import BackgroundWriter
-from podium.trainer.errors import NotFoundError, StorageError
+from podium.trainer.builtin.checkpoint import BackgroundWriter
+from podium.trainer.trial.errors import NotFoundError, StorageError
 
 
 @pytest.fixture

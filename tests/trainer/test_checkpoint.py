@@ -10,13 +10,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from podium.trainer import checkpoint
-from podium.trainer.background import BackgroundWriter
-from podium.trainer.checkpoint import DamagedCheckpoint, load_model, read_full, step_of
-from podium.trainer.checkpoint_writer import CheckpointWriter, Snapshot
-from podium.trainer.errors import CheckpointError
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin import checkpoint
+from podium.trainer.builtin.checkpoint import (
+    BackgroundWriter,
+    CheckpointWriter,
+    DamagedCheckpoint,
+    Snapshot,
+    load_model,
+    read_full,
+    step_of,
+)
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import CheckpointError
+from podium.trainer.trial.storage import open_storage
 
 
 @pytest.fixture

@@ -15,11 +15,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from podium.trainer.checkpoint import load_model
-from podium.trainer.curve import read_lines
-from podium.trainer.result import TrialResult
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checkpoint import load_model
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.result import TrialResult, read_lines
+from podium.trainer.trial.storage import open_storage
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +110,7 @@ def test_sigterm_saves_and_exits_with_75(tmp_path, tiny_spec):
 
 def invoke(*arguments):
     """The command line in this process."""
-    from podium.trainer import cli
+    from podium.trainer.builtin import cli
 
     code = 0
     try:
@@ -198,7 +197,7 @@ def test_lr_find_writes_its_files(here, markov_data, capsys):
 
 
 def test_help_names_every_command_with_examples():
-    from podium.trainer.cli import app
+    from podium.trainer.builtin.cli import app
 
     text = CliRunner().invoke(app, ["--help"]).output
     for command in ("train", "prepare", "evaluate", "lr-find", "overfit", "generate"):

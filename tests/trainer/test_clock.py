@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from podium.trainer.clock import Clock
+from podium.trainer.builtin.state import Clock
 
 
 class Time:

@@ -11,20 +11,17 @@ import numpy as np
 import pytest
 import torch
 
-from podium.trainer.curriculum import Curriculum
-from podium.trainer.curriculum_config import CurriculumConfig
-from podium.trainer.curve import read_lines
-from podium.trainer.data.loader import SequenceLoader, rank_slice
-from podium.trainer.data.shards import open_shard
-from podium.trainer.distributed import Ranks
-from podium.trainer.errors import ConfigError
-from podium.trainer.interruption import Interrupted
-from podium.trainer.precision import choose_precision
-from podium.trainer.run import train
-from podium.trainer.setup import build_parts, training_shapes
-from podium.trainer.stepper import passes
-from podium.trainer.stop_checks import impossible_rules
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checks import impossible_rules
+from podium.trainer.builtin.config import CurriculumConfig
+from podium.trainer.builtin.data.loader import SequenceLoader, rank_slice
+from podium.trainer.builtin.data.shards import open_shard
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.run import train
+from podium.trainer.builtin.setup import Curriculum, build_parts, choose_precision, passes, training_shapes
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.lease import Interrupted
+from podium.trainer.trial.result import read_lines
+from podium.trainer.trial.storage import open_storage
 
 GROWING = {"lengths": [4, 8, 12, 16], "window": 2, "min_improvement": 0.02, "latest_fraction": None}
 TIMES = {"train_seconds"}

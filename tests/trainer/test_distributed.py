@@ -13,12 +13,12 @@ import time
 import pytest
 import torch
 
-from podium.trainer.checkpoint import load_model
-from podium.trainer.curve import read_lines
-from podium.trainer.distributed import Ranks, launched_ranks
-from podium.trainer.errors import ConfigError
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checkpoint import load_model
+from podium.trainer.builtin.distributed import Ranks, launched_ranks
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.result import read_lines
+from podium.trainer.trial.storage import open_storage
 
 
 def write_spec(folder, spec):

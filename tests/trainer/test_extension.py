@@ -7,13 +7,13 @@ import json
 import pytest
 import yaml
 
-from podium.trainer.checkpoint import load_model
-from podium.trainer.errors import ConfigError
-from podium.trainer.extension import build_run_model
-from podium.trainer.extension_config import sha256_of_text
-from podium.trainer.inputs import spec_from_flags
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checkpoint import load_model
+from podium.trainer.builtin.config import sha256_of_text
+from podium.trainer.builtin.extension import build_run_model
+from podium.trainer.builtin.inputs import spec_from_flags
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.storage import open_storage
 
 WIDE = '''
 from torch import nn

@@ -8,9 +8,9 @@ import sys
 import pytest
 import yaml
 
-from podium.trainer.errors import ConfigError
-from podium.trainer.inputs import read_mapping, spec_from_flags
-from podium.trainer.presets import PRESETS
+from podium.trainer.builtin.inputs import read_mapping, spec_from_flags
+from podium.trainer.builtin.presets import PRESETS
+from podium.trainer.trial.errors import ConfigError
 
 
 @pytest.fixture
@@ -81,5 +81,6 @@ def test_all_problems_are_named_at_once(config_file, markov_data):
 
 
 def test_the_command_line_imports_no_torch():
-    code = "import sys, podium.trainer.cli; assert not {'torch', 'mlflow', 'matplotlib', 'boto3'} & set(sys.modules)"
+    code = "import sys, podium.trainer.builtin.cli\n"
+    code += "assert not {'torch', 'mlflow', 'matplotlib', 'boto3'} & set(sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -12,10 +12,9 @@ from typing import Any
 
 import pytest
 
-from podium.trainer.errors import InUseError, StorageError
-from podium.trainer.lease import Lease, Watch, is_live
-from podium.trainer.process import host_identity, is_alive, own_identity, start_ticks
-from podium.trainer.storage import Storage, open_storage
+from podium.trainer.trial.errors import InUseError, StorageError
+from podium.trainer.trial.lease import Lease, Watch, host_identity, is_alive, is_live, own_identity, start_ticks
+from podium.trainer.trial.storage import Storage, open_storage
 
 BEAT = 0.05
 

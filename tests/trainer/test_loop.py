@@ -11,16 +11,14 @@ import threading
 import pytest
 import torch
 
-from podium.trainer import loop
-from podium.trainer.checkpoint import FULL_KEYS, SIDECAR_KEYS, load_model, read_full
-from podium.trainer.curve import curve_of, read_lines
-from podium.trainer.errors import CheckpointError, ConfigError, InUseError
-from podium.trainer.interruption import Interrupted
-from podium.trainer.lease import Lease
-from podium.trainer.result import Status
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
-from podium.trainer.storage_file import FileStorage
+from podium.trainer.builtin import loop
+from podium.trainer.builtin.checkpoint import FULL_KEYS, SIDECAR_KEYS, load_model, read_full
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import CheckpointError, ConfigError, InUseError
+from podium.trainer.trial.lease import Interrupted, Lease
+from podium.trainer.trial.result import Status, curve_of, read_lines
+from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.storage.file import FileStorage
 
 TIMES = {"train_seconds"}
 RESULT_TIMES = {
@@ -140,8 +138,8 @@ def test_every_step_has_a_line_and_learning_happens(whole):
 
 
 def test_the_best_model_gives_the_loss_that_its_sidecar_states(whole, markov_data):
-    from podium.trainer.data.loader import evaluation_batches
-    from podium.trainer.evaluation.perplexity import evaluate_loss
+    from podium.trainer.builtin.data.loader import evaluation_batches
+    from podium.trainer.builtin.evaluation.perplexity import evaluate_loss
 
     model, _ = load_model(whole / "best-model.safetensors")
     batches = evaluation_batches(markov_data, "validation", sequence_length=16, batch_sequences=16, sequences=32)
@@ -302,9 +300,9 @@ def test_a_lost_lease_ends_the_run_without_a_save(tmp_path, tiny_spec, monkeypat
 
 
 def test_a_conductor_that_is_gone_makes_the_run_save_and_end(tmp_path, tiny_spec, monkeypatch):
-    from podium.trainer import interruption
+    from podium.trainer.trial import lease
 
-    monkeypatch.setattr(interruption, "Watch", lambda uri: interruption_watch(tmp_path, uri))
+    monkeypatch.setattr(lease, "Watch", lambda uri: interruption_watch(tmp_path, uri))
     folder = open_storage(str(tmp_path / "run"))
     with pytest.raises(Interrupted, match="counter stands still"):
         train(
@@ -317,7 +315,7 @@ def test_a_conductor_that_is_gone_makes_the_run_save_and_end(tmp_path, tiny_spec
 
 
 def interruption_watch(tmp_path, uri):
-    from podium.trainer.lease import Watch
+    from podium.trainer.trial.lease import Watch
 
     assert uri == f"file://{tmp_path}/lease.json"
     return Watch(uri, patience_seconds=0.02, interval=0.01)
@@ -469,11 +467,11 @@ def test_a_trial_that_continues_another_starts_from_its_checkpoint_and_best_mode
 
 
 def test_a_conductor_less_run_sends_its_metrics_at_the_end(tmp_path, monkeypatch):
-    from podium.trainer import sync_thread
+    from podium.trainer.trial import sync
 
     calls = []
-    monkeypatch.setattr(sync_thread, "sync_run", lambda *arguments, **options: calls.append((arguments, options)))
+    monkeypatch.setattr(sync, "sync_run", lambda *arguments, **options: calls.append((arguments, options)))
     folder = open_storage(str(tmp_path))
-    with sync_thread.SyncThread(folder, "sqlite:///x.db", "mine", "a"):
+    with sync.SyncThread(folder, "sqlite:///x.db", "mine", "a"):
         assert calls == []
     assert calls == [((folder, "sqlite:///x.db", "mine"), {"run_name": "a"})]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from podium.trainer.curve import Point, read_lines
-from podium.trainer.metrics import MetricsLog, evaluation_line, train_line
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.recorder import MetricsLog, evaluation_line, train_line
+from podium.trainer.trial.result import Point, read_lines
+from podium.trainer.trial.storage import open_storage
 
 
 def log_of(folder):

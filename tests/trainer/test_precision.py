@@ -6,9 +6,9 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from podium.trainer.config import RuntimeConfig
-from podium.trainer.errors import ConfigError
-from podium.trainer.precision import choose_device, choose_precision, is_out_of_memory, set_up
+from podium.trainer.builtin.config import RuntimeConfig
+from podium.trainer.builtin.setup import choose_device, choose_precision, is_out_of_memory, set_up
+from podium.trainer.trial.errors import ConfigError
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 

@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import ValidationError
 
-from podium.trainer.errors import ConfigError
-from podium.trainer.section import Section, kind_field, kind_tag
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.section import Section, kind_field, kind_tag
 
 
 class Plain(Section):

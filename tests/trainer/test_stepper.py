@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from podium.trainer.models.build import build_model
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.precision import Precision
-from podium.trainer.stepper import Stepper
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.builtin.optim.build import build_optimizer
+from podium.trainer.builtin.setup import Precision, Stepper
 
 CPU = torch.device("cpu")
 

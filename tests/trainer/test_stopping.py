@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from podium.trainer.config import ConfigError, KillCriterion, KillRule, StopRules, TrainConfig, load_config
-from podium.trainer.curve import Point, mean_curve
-from podium.trainer.result import Status
-from podium.trainer.stopping import first_stop, impossible_rules, kill_point, meaning_of
+from podium.trainer.builtin.checks import impossible_rules, meaning_of
+from podium.trainer.builtin.config import TrainConfig, load_config
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.result import Point, Status, mean_curve
+from podium.trainer.trial.stopping import KillCriterion, KillRule, StopRules, first_stop, kill_point
 
 STEP = 250_000
 

@@ -12,15 +12,15 @@ from typing import Any
 
 import pytest
 
-from podium.trainer import mlflow_server, sync
-from podium.trainer.storage import Storage, open_storage
-from podium.trainer.sync import artifact_root, ensure_parent, initialise, mlflow_uri, sync_run
+from podium.trainer.trial import sync
+from podium.trainer.trial.storage import Storage, open_storage
+from podium.trainer.trial.sync import artifact_root, ensure_parent, initialise, mlflow_uri, sync_run
 
 
 @pytest.fixture(scope="module")
 def racers(tmp_path_factory: pytest.TempPathFactory) -> list[subprocess.Popen[str]]:
     """Two processes that create one database at once."""
-    code = f"from podium.trainer.sync import initialise; initialise('{_uri(tmp_path_factory.getbasetemp())}')"
+    code = f"from podium.trainer.trial.sync import initialise; initialise('{_uri(tmp_path_factory.getbasetemp())}')"
     return [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for _ in range(2)
@@ -105,7 +105,7 @@ def write(folder: Storage, rows: list[dict[str, float | int | None]]) -> None:
 
 
 def history(uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(point.step, point.value) for point in mlflow_server.client(uri).get_metric_history(run_id, key)]
+    return [(point.step, point.value) for point in sync.client(uri).get_metric_history(run_id, key)]
 
 
 def send(folder: Storage, uri: str, experiment: str, **fields: Any) -> str:
@@ -126,7 +126,7 @@ def test_a_growing_file_is_sent_once_and_whole(folder: Storage, database: str, e
         write(folder, lines(1, last))
         run_id = send(folder, database, experiment)
     assert_complete(database, run_id, 600)
-    assert len(mlflow_server.client(database).search_runs([_experiment_id(database, experiment)])) == 1
+    assert len(sync.client(database).search_runs([_experiment_id(database, experiment)])) == 1
 
 
 def test_a_resumed_run_doubles_no_point_and_skips_none(folder: Storage, database: str, experiment: str) -> None:
@@ -157,7 +157,7 @@ def test_a_crash_before_the_note_was_written_doubles_no_point(
     write(folder, lines(1, 30) + lines(31, 44, late=5.0))
     run_id = send(folder, database, experiment)
     assert_complete(database, run_id, 44)
-    assert len(mlflow_server.client(database).search_runs([_experiment_id(database, experiment)])) == 1
+    assert len(sync.client(database).search_runs([_experiment_id(database, experiment)])) == 1
 
 
 def test_a_line_cut_short_and_a_loss_that_was_not_finite_are_no_points(
@@ -176,7 +176,7 @@ def test_a_line_cut_short_and_a_loss_that_was_not_finite_are_no_points(
 def test_points_lie_on_the_training_clock(folder: Storage, database: str, experiment: str) -> None:
     write(folder, lines(1, 3))
     run_id = send(folder, database, experiment)
-    client = mlflow_server.client(database)
+    client = sync.client(database)
     started = client.get_run(run_id).info.start_time
     times = [point.timestamp - started for point in client.get_metric_history(run_id, "train_loss")]
     assert times == [500, 1000, 1500]
@@ -185,7 +185,7 @@ def test_points_lie_on_the_training_clock(folder: Storage, database: str, experi
 def test_the_config_becomes_parameters_and_the_labels_tags(folder: Storage, database: str, experiment: str) -> None:
     parent = ensure_parent(database, experiment, "run/stage", "phase1", {"study": "s", "stage": "phase1"})
     run_id = send(folder, database, experiment, parent_run_id=parent, tags={"commit": "abc"})
-    run = mlflow_server.client(database).get_run(run_id)
+    run = sync.client(database).get_run(run_id)
     assert run.data.params == {"seed": "42", "model.d_model": "8", "stop.looks": "[1, 2]"}
     assert run.data.tags.items() >= {
         ("variant", "glu4"),
@@ -217,7 +217,7 @@ def test_the_result_ends_the_run_once(folder: Storage, database: str, experiment
     folder.write_json("result.json", result())
     for _ in range(2):
         run_id = send(folder, database, experiment)
-    run = mlflow_server.client(database).get_run(run_id)
+    run = sync.client(database).get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.metrics["final_val_loss"] == 4.5
     assert run.data.metrics["parameters"] == 123
@@ -240,7 +240,7 @@ def test_only_a_broken_or_cancelled_trial_is_shown_as_such(
 ) -> None:
     folder.write_json("result.json", result(status=status))
     run_id = send(folder, database, experiment)
-    assert mlflow_server.client(database).get_run(run_id).info.status == shown
+    assert sync.client(database).get_run(run_id).info.status == shown
 
 
 def test_mlflow_away_raises_nothing_is_said_once_and_is_caught_up(
@@ -267,7 +267,7 @@ def test_a_server_that_goes_away_between_two_batches_is_caught_up(
 ) -> None:
     write(folder, lines(1, 20))
     run_id = send(folder, database, experiment)
-    client = mlflow_server.client(database)
+    client = sync.client(database)
     calls = []
 
     def failing(run_id: str, **content: Any) -> None:
@@ -304,7 +304,7 @@ def test_a_server_that_lets_us_wait_is_left_alone_for_twice_as_long(
         raise TimeoutError("no answer")
 
     with monkeypatch.context() as patch:
-        patch.setattr(mlflow_server.client(database), "get_experiment_by_name", slow)
+        patch.setattr(sync.client(database), "get_experiment_by_name", slow)
         for _ in range(3):
             assert sync_run(folder, database, experiment, run_name="r") is None
     assert len(calls) == 1
@@ -321,7 +321,7 @@ def test_a_run_that_the_server_no_longer_has_is_sent_again(folder: Storage, data
     folder.write_json("sync.json", folder.read_json("sync.json") | {"run_id": "0" * 32, "experiment": again})
     run_id = send(folder, database, again)
     assert_complete(database, run_id, 20)
-    assert mlflow_server.client(database).get_run(run_id).info.status == "FINISHED"
+    assert sync.client(database).get_run(run_id).info.status == "FINISHED"
 
 
 def test_a_folder_with_another_config_is_another_run(folder: Storage, database: str, experiment: str) -> None:
@@ -338,17 +338,17 @@ def test_a_parent_is_made_once(database: str, experiment: str) -> None:
     stage = ensure_parent(database, experiment, "it's a key/phase1", "phase1", {}, parent=run)
     assert ensure_parent(database, experiment, "it's a key", "run", {}) == run
     assert ensure_parent(database, experiment, "it's a key/phase1", "phase1", {}, parent=run) == stage
-    assert mlflow_server.client(database).get_run(stage).data.tags["mlflow.parentRunId"] == run
+    assert sync.client(database).get_run(stage).data.tags["mlflow.parentRunId"] == run
 
 
 def test_artifacts_lie_beside_the_database_or_where_the_store_says(database: str, experiment: str) -> None:
     ensure_parent(database, experiment, "k", "run", {})
     beside = Path(database.removeprefix("sqlite:///")).parent / "mlflow-artifacts"
-    found = mlflow_server.client(database).get_experiment_by_name(experiment)
+    found = sync.client(database).get_experiment_by_name(experiment)
     assert found is not None
     assert found.artifact_location == beside.as_uri()
     ensure_parent(database, f"{experiment}-s3", "k", "run", {}, artifacts=artifact_root("s3://bucket/store"))
-    found = mlflow_server.client(database).get_experiment_by_name(f"{experiment}-s3")
+    found = sync.client(database).get_experiment_by_name(f"{experiment}-s3")
     assert found is not None
     assert found.artifact_location == "s3://bucket/store/mlflow-artifacts"
 
@@ -378,6 +378,6 @@ def test_two_processes_may_create_the_database_at_once_and_say_nothing(
 
 
 def _experiment_id(uri: str, name: str) -> str:
-    found = mlflow_server.client(uri).get_experiment_by_name(name)
+    found = sync.client(uri).get_experiment_by_name(name)
     assert found is not None
     return str(found.experiment_id)

@@ -7,16 +7,12 @@ import time
 
 import pytest
 
-from podium.trainer import loop, run
-from podium.trainer.config import StopRules
-from podium.trainer.curve import Point, curve_of, read_lines
-from podium.trainer.evaluation import perplexity
-from podium.trainer.result import Crossing, Status
-from podium.trainer.run import train
-from podium.trainer.stopping import first_stop
-from podium.trainer.storage import open_storage
-from podium.trainer.target import crossings, is_near
-from podium.trainer.target_config import TargetRule
+from podium.trainer.builtin import loop, run
+from podium.trainer.builtin.evaluation import perplexity
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.result import Crossing, Point, Status, curve_of, read_lines
+from podium.trainer.trial.stopping import StopRules, TargetRule, crossings, first_stop, is_near
+from podium.trainer.trial.storage import open_storage
 
 
 def curve(*losses):
@@ -144,7 +140,7 @@ def test_evaluation_compilation_and_checkpoints_are_not_in_the_time_to_target(tm
     monkeypatch.setattr(loop, "evaluate_loss", slow("evaluation", perplexity.evaluate_loss))
     monkeypatch.setattr(run, "compiles", lambda *_: True)
     monkeypatch.setattr(run, "warm_up", slow("compile", run.warm_up))
-    monkeypatch.setattr("podium.trainer.checkpoint_writer.CheckpointWriter.save", slow(
+    monkeypatch.setattr("podium.trainer.builtin.checkpoint.CheckpointWriter.save", slow(
         "checkpoint", run.Recorder.__init__.__globals__["CheckpointWriter"].save))  # fmt: skip
     changes = {**LONG, "checkpoint": {"every_steps": 10}, "stop": target(3.2, near_every_steps=4)}
     began = time.perf_counter()

@@ -9,15 +9,11 @@ import math
 import pytest
 import torch
 
-from podium.trainer.distributed import Ranks
-from podium.trainer.generate import generate
-from podium.trainer.lr_find import RangeTest, find_learning_rate, steepest, write_range_test
-from podium.trainer.models.build import build_model
-from podium.trainer.overfit import overfit
-from podium.trainer.precision import Precision
-from podium.trainer.seeding import random_state
-from podium.trainer.setup import build_parts
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.builtin.setup import Precision, build_parts, random_state
+from podium.trainer.builtin.tools import RangeTest, find_learning_rate, generate, overfit, steepest, write_range_test
+from podium.trainer.trial.storage import open_storage
 
 FP32 = Precision(torch.device("cpu"), torch.float32)
 

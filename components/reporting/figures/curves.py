@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from podium.components.reporting.figures.data import Arm, PlotData
 from podium.components.reporting.figures.style import FAINT, INK, RED, SERIES, Figure, draw, plane, short, spread
-from podium.trainer.units import format_count
+from podium.trainer.trial.units import format_count
 
 MAX_GREY = 40
 MAX_NAMED = 8

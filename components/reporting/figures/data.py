@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from podium.components.reporting.evaluation_tables import smallbench_scores
 from podium.components.reporting.results_csv import COLUMNS, Row, parse_curve
+from podium.components.reporting.table import smallbench_scores
 
 FINISHED = frozenset({"completed", "target_reached", "missed_target"})
 """Statuses whose final value counts; a killed trial's is drawn apart."""

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from scipy.special import stdtrit
 
-from podium.components.reporting import numbers
+from podium.components.reporting import table
 from podium.components.reporting.figures.data import METRICS, Arm, Difference, PlotData
 from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, Figure, draw, plane, short
 
@@ -74,7 +74,7 @@ def seeds_figure(data: PlotData, stage: str) -> Figure | None:
             axes.plot(values, [place] * len(values), "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
             axes.plot(mean, place, "|", color=color, markersize=15, markeredgewidth=2.4)
             role = " · baseline" if arm.baseline else ""
-            _name(axes, place, arm.variant, f"{numbers.of_metric(metric, mean)}{role}", color)
+            _name(axes, place, arm.variant, f"{table.of_metric(metric, mean)}{role}", color)
         _limits(axes, spread)
 
     caption = (
@@ -93,7 +93,7 @@ def forest_figure(data: PlotData, stage: str) -> Figure | None:
     if not found:
         return None
     alpha = data.alphas.get(stage, 0.05)
-    decimals = numbers.decimals_of(data.metric(stage))
+    decimals = table.decimals_of(data.metric(stage))
 
     def paint(canvas: Canvas) -> None:
         axes = _rows(canvas, len(found), f"difference to the baseline, {METRICS[data.metric(stage)].split(', ')[-1]}")
@@ -102,8 +102,8 @@ def forest_figure(data: PlotData, stage: str) -> Figure | None:
             color = GREEN if item.high < 0 else BLUE
             axes.plot([item.low, item.high], [place, place], color=color, linewidth=2.2, solid_capstyle="round")
             axes.plot(item.value, place, "D", color=color, markersize=7)
-            p = f" · p {numbers.p_value(item.p)}" if item.p is not None else ""
-            _name(axes, place, item.variant, numbers.signed(item.value, decimals) + p, color)
+            p = f" · p {table.p_value(item.p)}" if item.p is not None else ""
+            _name(axes, place, item.variant, table.signed(item.value, decimals) + p, color)
         _limits(axes, [0.0, *(bound for item in found for bound in (item.low, item.high))])
 
     caption = (

@@ -14,9 +14,9 @@ import numpy as np
 from tests.benchmarks.calibration.noise import LOOKS, SIGMA, at, residual_curves
 from tests.benchmarks.replay.data import TOKENS_PER_STEP, RecordedArm, Run
 
-from podium.components.launch.judge import arm_kill
-from podium.trainer.config import KillCriterion, KillRule
-from podium.trainer.curve import Point
+from podium.components.launch.records import arm_kill
+from podium.trainer.trial.result import Point
+from podium.trainer.trial.stopping import KillCriterion, KillRule
 
 SPAN = 0.2
 """Share of the schedule over which every look has to be worse."""

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy import stats
 
-from podium.components.verdicts.significance import better_than_control
+from podium.components.verdicts.stats import better_than_control
 
 from .reader import GRID_SEEDS, World
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from podium.trainer.curve import Point
+from podium.trainer.trial.result import Point
 
 from .data import TOKENS_PER_STEP, RecordedArm, Run
 

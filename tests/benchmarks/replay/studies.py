@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
+from podium.components.policies.decide import decide
 from podium.components.study.schema import Study
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 BASELINE = "baseline"
 FIRST_SEED = {"screen": 1_000, "proof": 2_000}

@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from podium.components.tracking.migrate import LOCK, migrate
-from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.trial.errors import PodiumError, UserError
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(1800)]
 
@@ -98,7 +98,7 @@ def test_the_installed_database_is_this_mlflows(installed, postgres):
 
 def test_a_step_reaches_the_server_by_the_configured_name(installed):
     code = (
-        "import os; from podium.trainer.mlflow_server import client, mlflow_uri\n"
+        "import os; from podium.trainer.trial.sync import client, mlflow_uri\n"
         "uri = mlflow_uri(os.environ['PODIUM_STORE']); print(uri, len(client(uri).search_experiments()))"
     )
     installed.start_pod("asks-mlflow", "python", "-c", code)

@@ -15,7 +15,7 @@ import pytest
 
 from podium.components.register.step import register
 from podium.components.study.run import Run
-from podium.trainer.mlflow_server import client
+from podium.trainer.trial.sync import client
 
 pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(3600)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from podium.components.launch import job_rbac
-from podium.components.launch.job_settings import read_job_settings
+from podium.components.launch import job_cluster
+from podium.components.launch.job_manifest import read_job_settings
 from podium.pipelines.installation import load_installation
 
 pytestmark = pytest.mark.cluster
@@ -164,7 +164,7 @@ def test_the_conductors_role_is_the_launchers_own_least_one(ci_values):
     found = objects(shape=ci_values["kubeflow-profiles-values"])
     for namespace in ("team-a", "team-b"):
         rules = found["Role", namespace, "rel-podium-conductor"]["rules"]
-        assert allowed(rules) == allowed(job_rbac.CONDUCTOR_RULES)
+        assert allowed(rules) == allowed(job_cluster.CONDUCTOR_RULES)
         binding = found["RoleBinding", namespace, "rel-podium-conductor"]
         assert binding["subjects"] == [{"kind": "ServiceAccount", "name": "default-editor", "namespace": namespace}]
         assert binding["roleRef"]["name"] == "rel-podium-conductor"
@@ -172,7 +172,7 @@ def test_the_conductors_role_is_the_launchers_own_least_one(ci_values):
 
 def test_the_reapers_role_is_the_launchers_own_least_one():
     found = objects()
-    assert allowed(found["Role", "kubeflow", "rel-podium-reaper"]["rules"]) == allowed(job_rbac.REAPER_RULES)
+    assert allowed(found["Role", "kubeflow", "rel-podium-reaper"]["rules"]) == allowed(job_cluster.REAPER_RULES)
     subjects = found["RoleBinding", "kubeflow", "rel-podium-reaper"]["subjects"]
     assert subjects == [{"kind": "ServiceAccount", "name": "rel-podium-reaper", "namespace": "kubeflow"}]
 

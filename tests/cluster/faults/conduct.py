@@ -9,7 +9,7 @@ from podium.components.prepare_data.step import prepare
 from podium.components.select.step import select
 from podium.components.study.run import Run
 from podium.components.train.step import train
-from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.trial.errors import PodiumError, UserError
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 import sys
 
 from podium.components.launch.conductor import conduct
-from podium.components.launch.open_launcher import open_launcher
+from podium.components.launch.open import open_launcher
 from podium.components.study.run import Run
 
 run = Run.open(sys.argv[1], sys.argv[2])

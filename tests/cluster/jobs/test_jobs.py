@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from podium.components.study.layout import TrialKey
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 pytestmark = pytest.mark.cluster
 

@@ -9,9 +9,7 @@ from typing import Any
 import pytest
 
 from podium.components.launch.job import JobLauncher
-from podium.components.launch.job_manifest import JobMaker
-from podium.components.launch.job_names import RunOnCluster
-from podium.components.launch.job_settings import GpuClass, JobSettings
+from podium.components.launch.job_manifest import GpuClass, JobMaker, JobSettings, RunOnCluster
 from podium.components.launch.launcher import Task
 from podium.components.study.schema import Resources
 

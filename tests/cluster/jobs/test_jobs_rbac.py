@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.job_rbac import CONDUCTOR_RULES, role
+from podium.components.launch.job_cluster import CONDUCTOR_RULES, role
 
 pytestmark = pytest.mark.cluster
 

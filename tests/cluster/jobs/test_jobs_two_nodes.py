@@ -15,7 +15,7 @@ import pytest
 from podium.components.launch import ranks
 from podium.components.launch.records import Records
 from podium.components.study.layout import TrialKey
-from podium.trainer.storage import join_uri, open_storage
+from podium.trainer.trial.storage import join_uri, open_storage
 
 pytestmark = pytest.mark.cluster
 

@@ -8,8 +8,8 @@ from podium.components.evaluate import step
 from podium.components.evaluate.step import evaluate
 from podium.components.launch.launcher import Ended
 from podium.components.select.step import select
-from podium.components.study.finalists import finalists
-from podium.trainer.errors import PodiumError
+from podium.components.study.run import finalists
+from podium.trainer.trial.errors import PodiumError
 
 
 @dataclass

@@ -2,9 +2,9 @@
 
 import pytest
 
-from podium.components.launch import catch_up as module
-from podium.components.launch.catch_up import catch_up
-from podium.trainer.mlflow_server import client, mlflow_uri
+from podium.components.launch import tracker as module
+from podium.components.launch.tracker import catch_up
+from podium.trainer.trial.sync import client, mlflow_uri
 
 
 def test_a_later_step_sends_what_a_server_that_was_away_lacks_and_nothing_else(

@@ -8,17 +8,16 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.attempts import Attempt, Attempts, read_attempts, write_attempts
 from podium.components.launch.conductor import Conducted
+from podium.components.launch.launcher import Attempt, Attempts, read_attempts, write_attempts
+from podium.components.study.design import Selection
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.components.study.selection import Selection
-from podium.components.verdicts import policy
 from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
-from podium.trainer.errors import InUseError, UserError
-from podium.trainer.lease import Lease
-from podium.trainer.result import Status, TrialResult
+from podium.trainer.trial.errors import InUseError, UserError
+from podium.trainer.trial.lease import Lease
+from podium.trainer.trial.result import Status, TrialResult
 
 MakeRun = Callable[..., Run]
 Conduct = Callable[..., Conducted]
@@ -286,9 +285,9 @@ def test_trials_that_the_policy_asks_for_are_run_in_the_same_stage_once(
         if len(seeds) < 3:
             asked = [ref for ref in results.variants if ref.name == "a"]
             return MoreTrials(reason="repeat it", variants=asked, seeds=[max(seeds) + 100])
-        return policy.decide(study, results)
+        return decide.decide(study, results)
 
-    monkeypatch.setattr("podium.components.launch.conductor_loop.decide", decide)
+    monkeypatch.setattr("podium.components.policies.decide.decide", decide)
     assert conducted(run) == Conducted(trials=4, finished=4)
     assert starts(run) == {f"first/{name}": 1 for name in ("base/seed-42", "a/seed-42", "a/seed-142", "a/seed-242")}
     assert [entry["asked"]["seeds"] for entry in entries(run, "more_trials").values()] == [[142], [242]]

@@ -12,13 +12,11 @@ from typing import Any
 import pytest
 
 from podium.components.launch.conductor import Conducted
-from podium.components.launch.judge import Judge, Ruling, arm_kill, as_killed
+from podium.components.launch.records import Judge, Ruling, arm_kill, as_killed
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
-from podium.trainer.config import KillCriterion, KillRule, StopRules
-from podium.trainer.curve import Point
-from podium.trainer.result import Status, TrialResult
-from podium.trainer.stopping import Kill, first_stop
+from podium.trainer.trial.result import Point, Status, TrialResult
+from podium.trainer.trial.stopping import Kill, KillCriterion, KillRule, StopRules, first_stop
 
 RULE = KillRule(criteria=[KillCriterion(metric="loss", threshold=0.3)], span_tokens=2000, min_tokens=3000)
 LOOKS = 8

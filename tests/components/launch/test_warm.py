@@ -12,10 +12,9 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch.launcher import Ended, Task, trial_command
-from podium.components.launch.process import ProcessLauncher, read_tail
-from podium.components.launch.warm import serves
-from podium.trainer.process import start_ticks
-from podium.trainer.storage import open_storage
+from podium.components.launch.process import ProcessLauncher, read_tail, serves
+from podium.trainer.trial.lease import start_ticks
+from podium.trainer.trial.storage import open_storage
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trials are forked under Linux only")
 

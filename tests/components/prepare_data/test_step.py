@@ -5,8 +5,8 @@ import pytest
 
 from podium.components.prepare_data.step import prepare
 from podium.components.study.run import Run
-from podium.trainer.errors import DataError, UserError
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.errors import DataError, UserError
+from podium.trainer.trial.storage import open_storage
 
 
 @pytest.fixture(autouse=True)

@@ -15,14 +15,13 @@ from podium.components.launch.tracker import Sender
 from podium.components.register import step
 from podium.components.register.step import register
 from podium.components.select.step import select
-from podium.components.study.finalists import finalists
-from podium.components.study.kubeflow import note_run
+from podium.components.study.layout import note_run
 from podium.components.study.load import load_study
-from podium.components.study.run import Run
+from podium.components.study.run import Run, finalists
 from podium.components.study.trials import datasets
-from podium.trainer.data.prepare import prepare
-from podium.trainer.errors import PodiumError
-from podium.trainer.mlflow_server import artifact_root, client, initialise, mlflow_uri
+from podium.trainer.builtin.data.prepare import prepare
+from podium.trainer.trial.errors import PodiumError
+from podium.trainer.trial.sync import artifact_root, client, initialise, mlflow_uri
 
 TEXT = """
 name: registered
@@ -48,7 +47,7 @@ stages:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory, small_corpus):
     """A store with a run whose trials are trained and whose verdict is written."""
-    from podium.trainer.run import train
+    from podium.trainer.builtin.run import train
 
     store = tmp_path_factory.mktemp("trained")
     os.environ["PODIUM_MLFLOW_URI"] = f"sqlite:///{store}/mlflow.db"
@@ -164,8 +163,8 @@ def test_a_step_without_pytorch_registers_a_model_that_asks_for_what_trained_it(
 
 
 def test_the_trainers_own_evaluate_finds_the_registered_model(run, tmp_path, monkeypatch):
-    from podium.trainer.checkpoint import load_model
-    from podium.trainer.evaluation.locate import locate_model
+    from podium.trainer.builtin.checkpoint import load_model
+    from podium.trainer.builtin.evaluation.subject import locate_model
 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")

@@ -7,7 +7,7 @@ import pytest
 from podium.components.report.step import report
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.trainer.mlflow_server import client, ensure_experiment, find_run
+from podium.trainer.trial.sync import client, ensure_experiment, find_run
 
 
 @pytest.fixture

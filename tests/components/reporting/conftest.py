@@ -16,10 +16,9 @@ from podium.components.study.ledger import Entry
 from podium.components.study.schema import Study
 from podium.components.study.trials import trial_config
 from podium.components.verdicts.verdict import ArmSummary, StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.allocation import count_parameters
-from podium.trainer.config import TrainConfig
-from podium.trainer.curve import Point
-from podium.trainer.result import Status, TrialResult, Versions
+from podium.trainer.builtin.allocation import count_parameters
+from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.trial.result import Point, Status, TrialResult, Versions
 
 STUDY: dict[str, Any] = {
     "name": "param-allocation",

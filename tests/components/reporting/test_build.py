@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from podium.components.policies.decide import decide
 from podium.components.reporting.build import axis_tables, build_report
 from podium.components.reporting.export import aggregate, export
 from podium.components.reporting.results_csv import read_csv
 from podium.components.study.run import Run
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import Verdict
-from podium.trainer.errors import UserError
-from podium.trainer.result import Status, TrialResult, Versions
+from podium.trainer.trial.errors import UserError
+from podium.trainer.trial.result import Status, TrialResult, Versions
 
 
 @pytest.fixture

@@ -13,16 +13,14 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from podium.components.reporting.build import Report, render
-from podium.components.reporting.figures.axis import along
 from podium.components.reporting.figures.data import from_rows
-from podium.components.reporting.figures.pareto import ParetoPoint, frontier
-from podium.components.reporting.figures.ranks import spearman
+from podium.components.reporting.figures.gallery import ParetoPoint, along, frontier, spearman
 from podium.components.reporting.figures.seeds import differences, pooled_variance
 from podium.components.reporting.figures.style import short, spread
 from podium.components.reporting.from_csv import main, plots_from_csv
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 PLOTS = [
     "axis-embedding_ratio-ranking", "axis-glu_expansion-ranking", "pareto-ranking", "pareto-finals", "curves-ranking",

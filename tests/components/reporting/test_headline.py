@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from podium.components.reporting.headline import headline
+from podium.components.reporting.document import headline
 from podium.components.reporting.model import ReportData
 
 

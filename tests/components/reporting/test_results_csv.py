@@ -19,7 +19,7 @@ from podium.components.reporting.results_csv import (
     training_flops,
 )
 from podium.components.study.schema import Axis
-from podium.trainer.curve import Point
+from podium.trainer.trial.result import Point
 
 
 def whole_file(data: ReportData) -> str:

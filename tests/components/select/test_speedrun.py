@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch.records import Records
+from podium.components.policies.decide import decide
 from podium.components.select.step import select
 from podium.components.study.cost import run_usd
-from podium.components.study.load import Overrides, load_study
+from podium.components.study.design import Overrides
+from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import MoreTrials, Verdict
 from podium.pipelines.cli.run import summarise
-from podium.trainer.result import Status, TrialResult
+from podium.trainer.trial.result import Status, TrialResult
 
 Losses = dict[str, dict[str, list[float]]]
 """Stage → variant → a loss a seed."""

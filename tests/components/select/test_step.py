@@ -3,10 +3,10 @@ import json
 import pytest
 
 from podium.components.select.step import select
+from podium.components.study.design import Selection
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.study.selection import Selection
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 SCREEN = {"baseline": [3.0], "wide": [2.5], "narrow": [3.5]}
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.shakedown.checks import Shaken, run_checks
-from podium.components.shakedown.step import gate_spec, shakedown
+from podium.components.shakedown.step import Shaken, gate_spec, run_checks, shakedown
 from podium.components.study.load import load_study
 from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.trials import gate_stages
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.storage import open_storage
 
 STUDY = """
 name: gate
@@ -92,7 +91,7 @@ result = {{"run_name": "x", "status": "completed", "reason": "done", "seed": 42,
 
 def gate_with(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, broken: bool) -> tuple[str, dict[str, Any]]:
     """The gate with a trainer that writes what a good one leaves, or refuses mixtures."""
-    monkeypatch.setattr("podium.components.shakedown.step.Tracker", lambda *_: nullcontext())
+    monkeypatch.setattr("podium.components.launch.tracker.Tracker", lambda *_: nullcontext())
     (tmp_path / "stand_in.py").write_text(STAND_IN.format(broken=broken))
     monkeypatch.setenv("PODIUM_TRIAL_COMMAND", f"{sys.executable} {tmp_path / 'stand_in.py'}")
     answer = shakedown(run.id, run.store_uri, "process", "0")

@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.shakedown.checks import Check, Shaken, run_checks
-from podium.components.shakedown.step import gate_page, gate_spec, shakedown
+from podium.components.shakedown.step import Check, Shaken, gate_page, gate_spec, run_checks, shakedown
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.trainer.config import TrainConfig
-from podium.trainer.result import Status, TrialResult, Versions
-from podium.trainer.storage import Storage, open_storage
+from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.trial.result import Status, TrialResult, Versions
+from podium.trainer.trial.storage import Storage, open_storage
 
 STUDY = """
 name: gate
@@ -54,7 +53,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 @pytest.fixture
 def stand_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Puts a trainer that is these lines of Python in the trainer's place, and nothing in MLflow's."""
-    monkeypatch.setattr("podium.components.shakedown.step.Tracker", lambda *_: nullcontext())
+    monkeypatch.setattr("podium.components.launch.tracker.Tracker", lambda *_: nullcontext())
 
     def use(code: str) -> None:
         (tmp_path / "stand_in.py").write_text(code)
@@ -101,7 +100,7 @@ def test_the_gate_trains_the_baseline_for_a_few_steps_with_the_whole_schedule(ru
 
 def test_the_real_trainer_passes_once(run: Run) -> None:
     from podium.components.study.trials import datasets
-    from podium.trainer.data.prepare import prepare
+    from podium.trainer.builtin.data.prepare import prepare
 
     for config in datasets(run.study).values():
         prepare(config, run.store)

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.load import load_study
-from podium.components.study.run import Run, Trial
+from podium.components.study.load import dump_yaml, load_study, parse_yaml
+from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.components.study.yaml_text import dump_yaml, parse_yaml
-from podium.trainer.result import Status, TrialResult
+from podium.components.study.trials import Trial
+from podium.trainer.trial.result import Status, TrialResult
 
 TINY = """
 name: tiny

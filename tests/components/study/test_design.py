@@ -12,7 +12,7 @@ from podium.components.study.fields import study_fields, value_at, with_override
 from podium.components.study.load import load_study
 from podium.components.study.schema import Axis, Study
 from podium.components.study.trials import trial_config, variant_config
-from podium.trainer.errors import ConfigError
+from podium.trainer.trial.errors import ConfigError
 
 Text = Callable[..., str]
 

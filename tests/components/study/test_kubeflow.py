@@ -3,7 +3,7 @@
 import pytest
 
 from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, step_process
-from podium.components.study.kubeflow import (
+from podium.components.study.layout import (
     StepFailure,
     clear_failure,
     failure_of,
@@ -12,8 +12,8 @@ from podium.components.study.kubeflow import (
     note_run,
     run_of,
 )
-from podium.trainer.errors import StorageError, UserError
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.storage import open_storage
 
 
 @pytest.fixture

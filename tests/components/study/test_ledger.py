@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podium.components.study.ledger import Ledger
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.storage import open_storage
 
 kinds = st.sampled_from(["gate", "kill", "verdict", "trial_ended"])
 

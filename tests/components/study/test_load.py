@@ -7,15 +7,13 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.comparison import needs_baseline_run
-from podium.components.study.design import variants
+from podium.components.study.design import Overrides, variants
 from podium.components.study.fingerprint import study_hash
-from podium.components.study.load import Overrides, dump_study, load_study, shipped_studies
+from podium.components.study.load import dump_study, dump_yaml, load_study, parse_yaml, shipped_studies
 from podium.components.study.plan import plan
-from podium.components.study.schema import Study
+from podium.components.study.schema import Study, needs_baseline_run
 from podium.components.study.trials import stage_seeds, variant_config
-from podium.components.study.yaml_text import dump_yaml, parse_yaml
-from podium.trainer.errors import ConfigError, UserError
+from podium.trainer.trial.errors import ConfigError, UserError
 
 Text = Callable[..., str]
 

@@ -9,8 +9,8 @@ from podium.components.study.layout import MODULES
 from podium.components.study.load import dump_study, load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import variant_config
-from podium.trainer.errors import ConfigError
-from podium.trainer.extension_config import sha256_of_text
+from podium.trainer.builtin.config import sha256_of_text
+from podium.trainer.trial.errors import ConfigError
 
 CODE = "def build_model(config):\n    raise NotImplementedError\n"
 STUDY = """

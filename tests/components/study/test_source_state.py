@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.study.source_state import SourceState, source_state
+from podium.components.study.registration import SourceState, source_state
 
 
 def git(folder: Path, *arguments: str) -> None:

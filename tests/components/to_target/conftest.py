@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 
 from podium.components.launch.records import Records
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
-from podium.components.study.run import Run, Trial
-from podium.components.verdicts.policy import decide
+from podium.components.study.run import Run
+from podium.components.study.trials import Trial
 from podium.components.verdicts.verdict import MoreTrials, Verdict
-from podium.trainer.curve import Point
-from podium.trainer.metrics import evaluation_line
-from podium.trainer.result import Crossing, Status, TrialResult, Versions
+from podium.trainer.trial.recorder import evaluation_line
+from podium.trainer.trial.result import Crossing, Point, Status, TrialResult, Versions
 
 STUDY = """
 name: race

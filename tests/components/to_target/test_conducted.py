@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch.conductor import conduct
-from podium.components.launch.open_launcher import open_launcher
+from podium.components.launch.open import open_launcher
+from podium.components.policies.decide import decide
+from podium.components.study.design import Selection, check_selection
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.study.selection import Selection, check_selection
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import Verdict
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 STAND_IN = Path(__file__).with_name("stand_in.py")
 

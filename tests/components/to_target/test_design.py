@@ -7,13 +7,12 @@ from typing import Any
 
 import pytest
 
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.study.trials import variant_config
-from podium.components.study.waves import wave_trials
-from podium.components.verdicts.policy import decide
+from podium.components.study.trials import variant_config, wave_trials
 from podium.components.verdicts.verdict import AskedTrial, MoreTrials, StageResults, TrialOutcome, Verdict
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 RATE, MOMENTUM, LAZY = "optimizer.learning_rate", "optimizer.momentum", "model.projection_every"
 BATCH, ORTHOGONALIZATION = "batch.sequences", "optimizer.orthogonalization"

@@ -8,13 +8,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.finalists import finalists
+from podium.components.policies.decide import decide
+from podium.components.policies.fastest_to_target import variation
 from podium.components.study.load import load_study
-from podium.components.study.run import Run
-from podium.components.verdicts.policy import decide
-from podium.components.verdicts.time_fallbacks import variation
+from podium.components.study.run import Run, finalists
 from podium.components.verdicts.verdict import MoreTrials, Verdict
-from podium.trainer.errors import ConfigError
+from podium.trainer.trial.errors import ConfigError
 
 Play = Callable[..., tuple[Verdict, list[MoreTrials]]]
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.design import baseline, variants
-from podium.components.study.groups import configurations, row_count, waves
+from podium.components.study.design import baseline, configurations, row_count, variants, waves
 from podium.components.study.load import load_study
 from podium.components.study.plan import plan
 from podium.components.study.run import Run
-from podium.components.study.trials import variant_config
-from podium.components.study.waves import wave_trials
+from podium.components.study.trials import variant_config, wave_trials
 from podium.components.verdicts.verdict import MoreTrials, Verdict
-from podium.trainer.errors import ConfigError
+from podium.trainer.trial.errors import ConfigError
 
 NS, PE = "newton_schulz", "polar_express"
 BASE = {"o": PE, "vr": False, "cwd": False, "lr": 0.003, "lazy": 7, "batch": 32, "m": 0.95}

@@ -15,20 +15,24 @@ from typing import Any
 import pytest
 
 from podium.components.reporting.build import render
-from podium.components.reporting.collect import collect
 from podium.components.reporting.export import export
-from podium.components.reporting.to_target.answers import answers
-from podium.components.reporting.to_target.contrasts import MEASURES, contrast, noise_of
-from podium.components.reporting.to_target.effects import effects_table
-from podium.components.reporting.to_target.figures import arrivals
-from podium.components.reporting.to_target.runs import TimedRun, loss_at, timed_runs
-from podium.components.study.load import load_study
+from podium.components.reporting.model import collect
+from podium.components.reporting.studies.effects import (
+    MEASURES,
+    TimedRun,
+    contrast,
+    effects_table,
+    loss_at,
+    noise_of,
+    timed_runs,
+)
+from podium.components.reporting.studies.to_target import answers, arrivals
+from podium.components.study.load import load_study, parse_yaml
 from podium.components.study.run import Run
 from podium.components.study.trials import dataset_config
-from podium.components.study.yaml_text import parse_yaml
-from podium.trainer.config import RunSpec
-from podium.trainer.curve import Point
-from podium.trainer.data.prepare import prepare
+from podium.trainer.builtin.config import RunSpec
+from podium.trainer.builtin.data.prepare import prepare
+from podium.trainer.trial.result import Point
 
 AXES = ["o", "lr"]
 

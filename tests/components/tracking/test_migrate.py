@@ -3,7 +3,7 @@
 import pytest
 
 from podium.components.tracking.migrate import main, migrate
-from podium.trainer.errors import PodiumError, UserError
+from podium.trainer.trial.errors import PodiumError, UserError
 
 
 @pytest.mark.parametrize(

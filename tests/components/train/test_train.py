@@ -15,12 +15,12 @@ import pytest
 
 from podium.components.launch.conductor import conduct
 from podium.components.launch.process import ProcessLauncher
+from podium.components.study.design import Selection
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.study.selection import Selection
 from podium.components.study.trials import datasets
 from podium.components.train.step import train
-from podium.trainer.data.prepare import prepare
+from podium.trainer.builtin.data.prepare import prepare
 
 STUDY = """
 name: two
@@ -87,8 +87,7 @@ def test_forked_and_fresh_processes_give_the_same_bits_and_mlflow_has_the_tree(r
         again = without_times(run, name)
         assert [part for part in content if again[part] != content[part]] == [], name
 
-    from podium.trainer.mlflow_server import client
-    from podium.trainer.sync import mlflow_uri
+    from podium.trainer.trial.sync import client, mlflow_uri
 
     tracked = client(mlflow_uri(run.store_uri))
     parents = {tracked.get_run(mlflow_runs[name]).data.tags["mlflow.parentRunId"] for name in forked}
@@ -99,7 +98,7 @@ def test_forked_and_fresh_processes_give_the_same_bits_and_mlflow_has_the_tree(r
 
 
 def test_a_stage_that_is_left_out_or_decided_starts_nothing(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("podium.components.launch.conductor.Tracker", lambda *_: pytest.fail("nothing to track"))
+    monkeypatch.setattr("podium.components.launch.tracker.Tracker", lambda *_: pytest.fail("nothing to track"))
     nothing = Selection(stages=("another",)).to_json()
     assert train(run.id, run.store_uri, "first", "0", "process", nothing) == "0/0"
     assert run.storage.list("trials") == []
@@ -109,7 +108,7 @@ def test_a_cancelled_stage_ends_without_starting_anything(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.delenv("PODIUM_MLFLOW_URI")
-    monkeypatch.setattr("podium.components.launch.conductor.Tracker", lambda *_: nullcontext())
+    monkeypatch.setattr("podium.components.launch.tracker.Tracker", lambda *_: nullcontext())
     run.storage.write_json("cancel.json", {"cancelled": True})
     assert train(run.id, run.store_uri, "first", "0", "process", "") == "0/2"
     assert "stage first stopped: cancelled" in capsys.readouterr().out

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import StageResults
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 Make = Callable[..., StageResults]
 

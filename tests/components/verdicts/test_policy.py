@@ -10,11 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podium.components.policies.decide import decide
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.markdown import to_markdown
-from podium.components.verdicts.policy import decide
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.result import Status
+from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
+from podium.trainer.trial.result import Status
 
 Make = Callable[..., StageResults]
 RANKING = {"baseline": [5.0], "emb25": [4.9], "emb45": [5.2], "glu2x": [5.1], "glu3x": [4.8], "glu4x": [5.3]}
@@ -253,7 +252,7 @@ def test_required_approval_waits_with_everything_decided(allocation: Study, stag
 
 
 def test_always_lets_everything_on_that_has_a_figure(allocation: Study, stage_of: Make) -> None:
-    from podium.components.study.promotion import Always
+    from podium.components.policies.schema import Always
 
     study = with_stage(allocation, "ranking", promotion=Always())
     verdict = verdict_of(study, stage_of(study, "ranking", RANKING | {"glu4x": [Status.KILLED]}))

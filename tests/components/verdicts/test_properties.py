@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 STUDY = """\
 name: properties

@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from podium.components.policies.decide import decide
+from podium.components.policies.refine_region import aliases, composite, grid_counts
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.study.stage_trials import stage_trials
-from podium.components.study.trials import variant_config
-from podium.components.verdicts.composite import aliases, composite, grid_counts
-from podium.components.verdicts.policy import decide
+from podium.components.study.trials import stage_trials, variant_config
 from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.result import Status
+from podium.trainer.trial.result import Status
 
 BASE = """\
 name: region

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from podium.components.verdicts.significance import better_than_control, difference_interval
+from podium.components.verdicts.stats import better_than_control, difference_interval
 
 
 def test_one_arm_is_students_t_with_pooled_variance() -> None:

@@ -8,13 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.markdown import to_markdown
-from podium.components.verdicts.policy import decide
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
-from podium.trainer.errors import ConfigError
-from podium.trainer.result import Status
+from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict, to_markdown
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.result import Status
 
 STUDY = """\
 name: ladder

@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 
+from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.verdicts.markdown import to_markdown
-from podium.components.verdicts.policy import decide
-from podium.components.verdicts.survival import Time, summarise
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
-from podium.trainer.errors import ConfigError
-from podium.trainer.result import Status
+from podium.components.verdicts.stats import Time, summarise
+from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.result import Status
 
 STUDY = """\
 name: times

@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from podium.components.policies.decide import decide
 from podium.components.study import layout
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import Verdict
 from podium.pipelines.cli.main import app
-from podium.trainer.result import Status, TrialResult
+from podium.trainer.trial.result import Status, TrialResult
 
 TINY = """\
 name: tiny

@@ -4,13 +4,13 @@ import json
 
 import pytest
 
+from podium.components.policies.decide import decide
 from podium.components.study import layout
 from podium.components.study.run import Run
-from podium.components.verdicts.policy import decide
 from podium.components.verdicts.verdict import Verdict
-from podium.pipelines.cli.console import OF_STATE, Exit
-from podium.trainer.lease import Lease
-from podium.trainer.result import Status, TrialResult
+from podium.pipelines.cli.options import OF_STATE, Exit
+from podium.trainer.trial.lease import Lease
+from podium.trainer.trial.result import Status, TrialResult
 
 
 def reopened(run):

@@ -13,7 +13,7 @@ from moto.server import ThreadedMotoServer
 from podium.components.study import layout
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.trainer.lease import Lease
+from podium.trainer.trial.lease import Lease
 
 MISTAKES = {
     "unknown field": ("d_ff: 32", "d_fff: 32", "d_fff"),

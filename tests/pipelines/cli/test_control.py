@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from podium.components.study import layout
-from podium.trainer.lease import Lease
+from podium.trainer.trial.lease import Lease
 
 
 def keys(run):

@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from podium.components.study.kubeflow import StepFailure, note_failure, note_run
+from podium.components.study.layout import StepFailure, note_failure, note_run
 from podium.pipelines.kubeflow.address import Address
 from podium.pipelines.kubeflow.api import open_kubeflow
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from podium.components.study import layout
-from podium.trainer.lease import Lease
+from podium.trainer.trial.lease import Lease
 
 STAGE_KEYS = ["name", "trials", "finished", "killed", "broken", "decision"]
 

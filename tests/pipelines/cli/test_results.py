@@ -6,8 +6,8 @@ import re
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
-from podium.components.study.source_state import SourceState
-from podium.trainer.mlflow_server import client
+from podium.components.study.registration import SourceState
+from podium.trainer.trial.sync import client
 
 
 def test_a_report_is_built_from_the_store_in_any_state(podium, make_run):
@@ -62,7 +62,7 @@ def test_the_speedrun_layout_has_a_folder_an_experiment_and_says_how_each_went(p
 
 def test_a_dirty_checkout_is_warned_of_where_money_is_spent(podium, study, text, monkeypatch):
     state = SourceState(commit="c" * 40, changed=["trainer/loop.py"])
-    monkeypatch.setattr("podium.components.study.source_state.source_state", lambda: state)
+    monkeypatch.setattr("podium.components.study.registration.source_state", lambda: state)
     paid = json.loads(podium("plan", study, "--json").stdout)
     assert paid["usd"] > 0
     assert state.warning in paid["warnings"]

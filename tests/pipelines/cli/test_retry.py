@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from podium.components.study.kubeflow import note_run
+from podium.components.study.layout import note_run
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.pipelines.kubeflow.address import Address

@@ -6,8 +6,16 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from podium.pipelines.cli.snapshot import RunningTrial, Snapshot, StageCount, reasons
-from podium.pipelines.cli.views import LiveView, PlainView, picture, plain_line
+from podium.pipelines.cli.look import (
+    LiveView,
+    PlainView,
+    RunningTrial,
+    Snapshot,
+    StageCount,
+    picture,
+    plain_line,
+    reasons,
+)
 
 TRIAL = RunningTrial("ranking/wide/seed-42", 250_000, 1_000_000, 3.5, 5000.0, 150.0)
 STAGES = (

@@ -6,12 +6,12 @@ import time
 import pytest
 
 from podium.components.study import layout
-from podium.components.study.kubeflow import StepFailure, note_failure, note_run
+from podium.components.study.layout import StepFailure, note_failure, note_run
 from podium.pipelines.kubeflow.address import Address
 from podium.pipelines.kubeflow.api import open_kubeflow
 from podium.pipelines.submit import Submitted
 from podium.pipelines.wait import wait
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 USER = StepFailure("prepare_data", "user", "corpus: must be a file, got 'nowhere'")
 LOST_STORE = StepFailure("train", "failed", "s3://bucket: the server is away")

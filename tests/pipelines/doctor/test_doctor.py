@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from podium.pipelines.doctor.finding import Finding, run_checks
+from podium.pipelines.doctor.cluster import Finding, run_checks
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -122,7 +122,7 @@ def test_where_everything_serves_it_says_so_and_ends_with_0(doctor, servers):
 
 
 def test_every_rule_of_the_conductors_role_is_asked_for_in_the_jobs_namespace(doctor, servers):
-    from podium.components.launch.job_rbac import CONDUCTOR_RULES
+    from podium.components.launch.job_cluster import CONDUCTOR_RULES
 
     doctor("--jobs-namespace", "other")
     wanted = {

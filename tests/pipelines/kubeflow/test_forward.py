@@ -7,8 +7,8 @@ import time
 import pytest
 
 from podium import submit
-from podium.pipelines.kubeflow.forward import port_forward
-from podium.trainer.errors import UserError
+from podium.pipelines.kubeflow.api import port_forward
+from podium.trainer.trial.errors import UserError
 
 KUBECTL = """#!/bin/sh
 echo "$$ $@" >> {folder}/calls

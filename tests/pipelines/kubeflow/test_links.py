@@ -3,7 +3,7 @@
 import pytest
 
 from podium.pipelines.kubeflow.address import IN_CLUSTER, Address
-from podium.pipelines.kubeflow.links import pipeline_link, run_link
+from podium.pipelines.kubeflow.api import pipeline_link, run_link
 
 DASHBOARD = "https://kubeflow.example/_/pipeline/?ns=me#/runs/details/r-1"
 

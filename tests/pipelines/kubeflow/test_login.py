@@ -3,8 +3,8 @@
 import pytest
 
 from podium import submit
-from podium.pipelines.kubeflow.login import sign_in
-from podium.trainer.errors import UserError
+from podium.pipelines.kubeflow.api import sign_in
+from podium.trainer.trial.errors import UserError
 
 
 @pytest.fixture

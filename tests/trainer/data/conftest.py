@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podium.trainer.data.manifest import Manifest, Split
-from podium.trainer.data.shards import ShardWriter
+from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
 
 MakeDataset = Callable[..., Path]
 

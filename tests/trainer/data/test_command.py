@@ -9,10 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from podium.trainer.data.command import prepare_command
-from podium.trainer.data.manifest import load_manifest
-from podium.trainer.errors import UserError
-from podium.trainer.storage import open_storage, split_uri
+from podium.trainer.builtin.data.command import prepare_command
+from podium.trainer.builtin.data.shards import load_manifest
+from podium.trainer.trial.errors import UserError
+from podium.trainer.trial.storage import open_storage, split_uri
 
 app = typer.Typer()
 app.command("prepare")(prepare_command)

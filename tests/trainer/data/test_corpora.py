@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from podium.trainer.data.corpora import Corpus, CorpusConfig, corpus_fingerprint, open_corpus, parse_corpus
-from podium.trainer.data.documents import Document
-from podium.trainer.errors import DataError
+from podium.trainer.builtin.data.corpus import Corpus, CorpusConfig, corpus_fingerprint, open_corpus, parse_corpus
+from podium.trainer.builtin.data.sources import Document
+from podium.trainer.trial.errors import DataError
 
 
 def corpus(path: Path | str, **options: Any) -> Corpus:
@@ -218,7 +218,7 @@ def test_the_builtin_corpus_is_code_and_prose_of_this_python_and_stays_the_same(
 
 
 def test_a_python_without_its_sources_says_what_else_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from podium.trainer.data import sources
+    from podium.trainer.builtin.data import sources
 
     monkeypatch.setattr(sources.sysconfig, "get_paths", lambda: {"stdlib": str(tmp_path)})
     sources.builtin_sources.cache_clear()

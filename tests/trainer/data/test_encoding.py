@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from podium.trainer.data.encoding import Encoder, encode_batches
-from podium.trainer.data.tokenizer import (
+from podium.trainer.builtin.data.prepare import Encoder, encode_batches
+from podium.trainer.builtin.data.tokenizer import (
+    END_OF_TEXT,
     bytes_per_token,
     end_of_text,
     load_tokenizer,
@@ -22,8 +23,7 @@ from podium.trainer.data.tokenizer import (
     token_bytes,
     train_tokenizer,
 )
-from podium.trainer.data.vocabulary import END_OF_TEXT
-from podium.trainer.errors import DataError
+from podium.trainer.trial.errors import DataError
 
 TEXT = [
     "The quick brown fox's den isn't far; they've 1234 foxes, we'll see.\n\n\tdef fox(a, b):\n        return a_b[1:]\n",
@@ -96,14 +96,14 @@ def test_an_encoder_that_forgets_gives_the_same(
     tokenizer: Tokenizer, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [encoder.encode([text]).tolist() for text in TEXT]
-    monkeypatch.setattr("podium.trainer.data.encoding.MAX_PIECES", 3)
+    monkeypatch.setattr("podium.trainer.builtin.data.prepare.MAX_PIECES", 3)
     forgetful = Encoder(tokenizer, end_of_text(tokenizer))
     assert [forgetful.encode([text]).tolist() for text in TEXT] == wanted
 
 
 def test_training_gives_the_same_tokenizer_every_time_on_any_number_of_threads(wikitext: Path, tmp_path: Path) -> None:
     code = (
-        "import sys, hashlib; from podium.trainer.data.tokenizer import train_tokenizer\n"
+        "import sys, hashlib; from podium.trainer.builtin.data.tokenizer import train_tokenizer\n"
         "text = open(sys.argv[1]).read()[:400_000]\n"
         "texts = [text[i:i + 4000] for i in range(0, len(text), 4000)]\n"
         "print(hashlib.sha256(train_tokenizer(texts, 3000).to_str().encode()).hexdigest())"

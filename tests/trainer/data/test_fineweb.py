@@ -12,19 +12,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podium.trainer.config import RunSpec, load_config
-from podium.trainer.data import fineweb, shard_cache
-from podium.trainer.data.corpora import CorpusConfig, parse_corpus
-from podium.trainer.data.loader import SequenceLoader, evaluation_batches
-from podium.trainer.data.manifest import Manifest, Shard, dataset_folder
-from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
-from podium.trainer.data.shard_cache import ShardCache
-from podium.trainer.data.shards import HEADER_BYTES, ShardWriter
-from podium.trainer.errors import ConfigError, DataError
-from podium.trainer.evaluation.request import EvaluationRequest
-from podium.trainer.evaluation.run import evaluate_checkpoint
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.config import RunSpec, load_config
+from podium.trainer.builtin.data import fineweb, shard_cache
+from podium.trainer.builtin.data.corpus import CorpusConfig, parse_corpus
+from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_batches
+from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
+from podium.trainer.builtin.data.shard_cache import ShardCache
+from podium.trainer.builtin.data.shards import HEADER_BYTES, Manifest, Shard, ShardWriter, dataset_folder
+from podium.trainer.builtin.evaluation.metrics import EvaluationRequest
+from podium.trainer.builtin.evaluation.run import evaluate_checkpoint
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import ConfigError, DataError
+from podium.trainer.trial.storage import open_storage
 
 TOKENS = 600
 

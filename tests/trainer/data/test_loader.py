@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from podium.trainer.data.loader import SequenceLoader, evaluation_batches
-from podium.trainer.errors import CheckpointError, ConfigError, DataError
+from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_batches
+from podium.trainer.trial.errors import CheckpointError, ConfigError, DataError
 
 MakeDataset = Any
 once = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)

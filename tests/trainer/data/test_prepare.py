@@ -17,14 +17,13 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from podium.trainer.data import build
-from podium.trainer.data.corpora import CorpusConfig
-from podium.trainer.data.manifest import Manifest, check_lengths, dataset_folder, load_manifest
-from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
-from podium.trainer.data.stream import TokenStream
-from podium.trainer.data.tokenizer import load_tokenizer, token_bytes
-from podium.trainer.errors import DataError, StorageError
-from podium.trainer.storage import Storage, open_storage
+from podium.trainer.builtin.data.corpus import CorpusConfig
+from podium.trainer.builtin.data.loader import TokenStream
+from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
+from podium.trainer.builtin.data.shards import Manifest, check_lengths, dataset_folder, load_manifest
+from podium.trainer.builtin.data.tokenizer import load_tokenizer, token_bytes
+from podium.trainer.trial.errors import DataError, StorageError
+from podium.trainer.trial.storage import Storage, open_storage
 
 
 @pytest.fixture
@@ -73,7 +72,7 @@ def test_preparing_again_reads_no_token_and_writes_nothing(
 ) -> None:
     first = prepare(config(text), store)
     before = {key: store.stamp(key) for key in store.list()}
-    monkeypatch.setattr(build, "train_tokenizer", None)
+    monkeypatch.setattr("podium.trainer.builtin.data.prepare.train_tokenizer", None)
     monkeypatch.setattr(type(store), "upload", None)
     assert prepare(config(text), store) == first
     assert {key: store.stamp(key) for key in store.list()} == before
@@ -249,7 +248,7 @@ def test_a_damaged_dataset_is_refused(text: Path, store: Storage) -> None:
 
 def test_a_fingerprint_needs_neither_numpy_nor_torch_nor_the_tokenizers_library() -> None:
     code = (
-        "import sys, podium.trainer.data.prepare, podium.trainer.data.command\n"
+        "import sys, podium.trainer.builtin.data.prepare, podium.trainer.builtin.data.command\n"
         "print([name for name in ('numpy', 'torch', 'tokenizers', 'boto3') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium.trainer.data.shards import ShardWriter, open_shard
-from podium.trainer.errors import DataError
+from podium.trainer.builtin.data.shards import ShardWriter, open_shard
+from podium.trainer.trial.errors import DataError
 
 
 def write(

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from podium.trainer.checkpoint import header
-from podium.trainer.config import RunSpec, load_config
-from podium.trainer.data.corpora import parse_corpus
-from podium.trainer.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.models.build import build_model
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checkpoint import header
+from podium.trainer.builtin.config import RunSpec, load_config
+from podium.trainer.builtin.data.corpus import parse_corpus
+from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.trial.storage import open_storage
 
 VOCABULARY = (
     "the a film movie is was good bad long short true false yes no question answer sentence positive negative "

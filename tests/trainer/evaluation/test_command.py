@@ -11,14 +11,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from podium.trainer.data.manifest import load_manifest
-from podium.trainer.errors import CheckpointError, ConfigError, DataError, UserError
-from podium.trainer.evaluation import run, smallbench
-from podium.trainer.evaluation.command import build_request, evaluate_command
-from podium.trainer.evaluation.quality import read_examples
-from podium.trainer.evaluation.run import evaluate_checkpoint
-from podium.trainer.storage import open_storage
-from podium.trainer.storage_file import FileStorage
+from podium.trainer.builtin.data.shards import load_manifest
+from podium.trainer.builtin.evaluation import run, smallbench
+from podium.trainer.builtin.evaluation.command import build_request, evaluate_command
+from podium.trainer.builtin.evaluation.run import evaluate_checkpoint, read_examples
+from podium.trainer.trial.errors import CheckpointError, ConfigError, DataError, UserError
+from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.storage.file import FileStorage
 
 
 def flags(run_folder: Path, output: Path) -> dict[str, Any]:
@@ -253,5 +252,6 @@ def test_the_command_prints_the_summary(run_folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_command_loads_no_torch() -> None:
-    code = "import sys, podium.trainer.evaluation.command; print([m for m in ('torch', 'lm_eval') if m in sys.modules])"
+    code = "import sys, podium.trainer.builtin.evaluation.command\n"
+    code += "print([m for m in ('torch', 'lm_eval') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas
 import pytest
 
-from podium.trainer.errors import DataError
-from podium.trainer.evaluation.local_tasks import read_task
+from podium.trainer.builtin.evaluation.smallbench import read_task
+from podium.trainer.trial.errors import DataError
 
 
 def test_every_task_is_read_into_the_columns_of_the_hub(task_files: Path) -> None:

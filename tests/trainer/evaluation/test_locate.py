@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from podium.trainer.errors import CheckpointError
-from podium.trainer.evaluation.locate import locate_model
+from podium.trainer.builtin.evaluation.subject import locate_model
+from podium.trainer.trial.errors import CheckpointError
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_weights_outside_any_run_have_no_dataset(run_folder: Path, tmp_path: Pat
 def test_remote_weights_come_with_their_sidecar(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from podium.trainer.storage_file import FileStorage
+    from podium.trainer.trial.storage.file import FileStorage
 
     monkeypatch.setattr(FileStorage, "local_path", lambda *_: None)  # a store that is no file system
     found = locate_model(str(run_folder), tmp_path)

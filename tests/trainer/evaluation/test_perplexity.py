@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from podium.trainer.evaluation.perplexity import evaluate_loss
+from podium.trainer.builtin.evaluation.perplexity import evaluate_loss
 
 VOCAB = 11
 Batch = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from podium.trainer.evaluation import profile
-from podium.trainer.evaluation.profile import measure_latency, measure_throughput, peak_memory
+from podium.trainer.builtin.evaluation import profile
+from podium.trainer.builtin.evaluation.profile import measure_latency, measure_throughput, peak_memory
 
 CPU = torch.device("cpu")
 

@@ -13,12 +13,11 @@ import yaml
 from tokenizers import Tokenizer
 from torch import nn
 
-from podium.trainer.data.tokenizer import end_of_text, load_tokenizer
-from podium.trainer.evaluation.local_tasks import read_task
-from podium.trainer.evaluation.smallbench import TASKS, TaskResult, mean_accuracy, run_smallbench
+from podium.trainer.builtin.data.tokenizer import end_of_text, load_tokenizer
+from podium.trainer.builtin.evaluation.smallbench import TASKS, TaskResult, mean_accuracy, read_task, run_smallbench
 
 if TYPE_CHECKING:
-    from podium.trainer.evaluation.language_model import PodiumLM
+    from podium.trainer.builtin.evaluation.subject import PodiumLM
 
 lm_eval = pytest.importorskip("lm_eval", reason="the extra smallbench is not installed")
 
@@ -66,7 +65,7 @@ class Oracle(Bigram):
 
 
 def language_model(model: nn.Module, tokenizer: Tokenizer, max_length: int = 64) -> PodiumLM:
-    from podium.trainer.evaluation.language_model import PodiumLM
+    from podium.trainer.builtin.evaluation.subject import PodiumLM
 
     return PodiumLM(
         model,

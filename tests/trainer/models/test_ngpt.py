@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn.functional import silu
 
-from podium.trainer.allocation import count_parameters
-from podium.trainer.models.build import build_model
-from podium.trainer.ngpt_config import NgptConfig
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.optimizer_config import AdamWConfig, MuonConfig
+from podium.trainer.builtin.allocation import count_parameters
+from podium.trainer.builtin.config import AdamWConfig, MuonConfig
+from podium.trainer.builtin.model_config import NgptConfig
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.builtin.optim.build import build_optimizer
 
 SMALL = {"vocab_size": 37, "d_model": 24, "n_layers": 2, "n_heads": 3, "d_ff": 64, "alpha": 0.15}
 D, F, V, L, N = 24, 64, 37, 2, 3

@@ -10,16 +10,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from podium.trainer.allocation import count_parameters
-from podium.trainer.config import load_config
-from podium.trainer.errors import ConfigError
-from podium.trainer.inputs import preset_mapping
-from podium.trainer.models import fused
-from podium.trainer.models.build import build_model
-from podium.trainer.models.speedrun import PalmBlock, active_layers, kept_layers
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.optim.schedules import learning_rate
-from podium.trainer.speedrun_config import DepthWarm, SpeedrunConfig
+from podium.trainer.builtin.allocation import count_parameters
+from podium.trainer.builtin.config import load_config
+from podium.trainer.builtin.inputs import preset_mapping
+from podium.trainer.builtin.model_config import DepthWarm, SpeedrunConfig
+from podium.trainer.builtin.models import fused
+from podium.trainer.builtin.models.build import build_model
+from podium.trainer.builtin.models.speedrun import PalmBlock, active_layers, kept_layers
+from podium.trainer.builtin.optim.build import build_optimizer, learning_rate
+from podium.trainer.trial.errors import ConfigError
 
 SMALL = {"vocab_size": 512, "d_model": 64, "n_layers": 3, "n_heads": 2}
 

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 
-from podium.trainer.allocation import count_parameters
-from podium.trainer.model_config import TransformerConfig
-from podium.trainer.models import fused
-from podium.trainer.models.build import build_model
+from podium.trainer.builtin.allocation import count_parameters
+from podium.trainer.builtin.model_config import TransformerConfig
+from podium.trainer.builtin.models import fused
+from podium.trainer.builtin.models.build import build_model
 
 
 def config(**changes):

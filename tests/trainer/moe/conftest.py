@@ -10,12 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from podium.trainer.config import RunSpec, TrainConfig, load_config
-from podium.trainer.data.manifest import TOKEN_BYTES, FileEntry, Manifest, Split
-from podium.trainer.data.shards import ShardWriter
-from podium.trainer.gpt2_config import GPT2Config, MoEConfig
-from podium.trainer.models.gpt2 import GPT2
-from podium.trainer.storage import open_storage, sha256_of
+from podium.trainer.builtin.config import RunSpec, TrainConfig, load_config
+from podium.trainer.builtin.data.shards import TOKEN_BYTES, FileEntry, Manifest, ShardWriter, Split
+from podium.trainer.builtin.model_config import GPT2Config, MoEConfig
+from podium.trainer.builtin.models.gpt2 import GPT2
+from podium.trainer.trial.storage import open_storage, sha256_of
 
 VOCABULARY = 48
 SHAPE: dict[str, Any] = {

@@ -9,11 +9,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from podium.trainer import cli
-from podium.trainer.contract_flags import ContractFlags
-from podium.trainer.errors import ConfigError
-from podium.trainer.inputs import preset_mapping, spec_from_flags
-from podium.trainer.result import Status, TrialResult
+from podium.trainer.builtin import cli
+from podium.trainer.builtin.inputs import ContractFlags, preset_mapping, spec_from_flags
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.result import Status, TrialResult
 
 FLAGS = {
     "--preset": "", "--run-name": "", "--output-dir": "checkpoints", "--resume": "none", "--seed": "42",
@@ -69,7 +68,7 @@ def no_data(monkeypatch):
     class Manifest:
         vocab_size = 50257
 
-    monkeypatch.setattr("podium.trainer.data.manifest.load_manifest", lambda storage: Manifest)
+    monkeypatch.setattr("podium.trainer.builtin.data.shards.load_manifest", lambda storage: Manifest)
 
 
 def test_what_the_flags_default_to_is_what_the_presets_have(no_data):
@@ -216,13 +215,13 @@ def test_a_shakedown_end_to_end(mode, here, capsys):
 
 
 def test_no_hub_means_the_demo_corpus_and_is_said(here, capsys, monkeypatch):
-    from podium.trainer.data import hub_texts
-    from podium.trainer.errors import DataError
+    from podium.trainer.builtin.data import mixture
+    from podium.trainer.trial.errors import DataError
 
     def away(domain, size):
         raise DataError("the hub is away")
 
-    monkeypatch.setattr(hub_texts, "fetch", away)
+    monkeypatch.setattr(mixture, "fetch_hub_texts", away)
     arguments = [value for value in SMALL if value not in ("--data", "demo")]
     assert invoke("train", "--preset", "shakedown", "--run-name", "a", *arguments) == 0
     said = capsys.readouterr().out
@@ -232,7 +231,7 @@ def test_no_hub_means_the_demo_corpus_and_is_said(here, capsys, monkeypatch):
 
 
 def test_mlflow_is_used_where_the_environment_names_it_and_not_offline(here, monkeypatch):
-    from podium.trainer.train_cli import _tracking
+    from podium.trainer.builtin.cli import _tracking
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///x.db")
     tracking = _tracking(None, None, False)

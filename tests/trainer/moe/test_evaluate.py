@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from podium.trainer.evaluation.request import EvaluationRequest
-from podium.trainer.evaluation.run import evaluate_checkpoint
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.evaluation.metrics import EvaluationRequest
+from podium.trainer.builtin.evaluation.run import evaluate_checkpoint
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.storage import open_storage
 
 
 def test_a_mixture_is_measured_as_far_as_its_positions_go(tmp_path, moe_spec, domain_data):

@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podium.trainer.data import arithmetic, hub_texts
-from podium.trainer.data.corpora import corpus_fingerprint, open_corpus, parse_corpus
-from podium.trainer.data.loader import SequenceLoader, evaluation_batches, evaluation_domains
-from podium.trainer.data.manifest import load_manifest
-from podium.trainer.data.prepare import PrepareConfig, data_fingerprint, prepare
-from podium.trainer.data.shards import open_shard
-from podium.trainer.data.tokenizer import load_tokenizer
-from podium.trainer.errors import ConfigError, DataError
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.data import mixture
+from podium.trainer.builtin.data.corpus import corpus_fingerprint, open_corpus, parse_corpus
+from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_batches, evaluation_domains
+from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, prepare
+from podium.trainer.builtin.data.shards import load_manifest, open_shard
+from podium.trainer.builtin.data.tokenizer import load_tokenizer
+from podium.trainer.trial.errors import ConfigError, DataError
+from podium.trainer.trial.storage import open_storage
 
 THIRD = 16
 DOMAINS = ("down", "noise", "up")
@@ -160,8 +159,8 @@ def test_the_demo_is_code_prose_and_worked_mathematics():
 
 
 def test_worked_mathematics_is_the_same_everywhere_and_right():
-    texts = [document.text for document in arithmetic.worksheets(60_000)]
-    assert texts == [document.text for document in arithmetic.worksheets(60_000)]
+    texts = [document.text for document in mixture.worksheets(60_000)]
+    assert texts == [document.text for document in mixture.worksheets(60_000)]
     assert texts[0].splitlines()[2] == "Problem 1. Solve 4x + 16 = -28 for x."
     sums = products = 0
     for line in "\n".join(texts).splitlines():
@@ -241,7 +240,7 @@ def test_half_a_fetch_is_none(hub, tmp_path):
 
     hub.rows["allenai/c4"] = broken()
     with pytest.raises(DataError, match="gone"):
-        hub_texts.fetch("prose", 1000)
+        mixture.fetch("prose", 1000)
     assert list((tmp_path / "cache/corpora/hub").iterdir()) == []
 
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from podium.trainer.errors import ConfigError
-from podium.trainer.gpt2_config import GPT2Config, MoEConfig, RouterConfig
-from podium.trainer.models.experts import Dispatch, Experts
-from podium.trainer.models.gpt2 import GPT2, load_pretrained
-from podium.trainer.models.moe import combine_weights, load_balance_loss, z_loss
+from podium.trainer.builtin.model_config import GPT2Config, MoEConfig, RouterConfig
+from podium.trainer.builtin.models.experts import Dispatch, Experts
+from podium.trainer.builtin.models.gpt2 import GPT2, load_pretrained
+from podium.trainer.builtin.models.moe import combine_weights, load_balance_loss, z_loss
+from podium.trainer.trial.errors import ConfigError
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_uniform_routing_has_load_balance_1_for_one_expert_and_2_for_two(topk):
 @pytest.mark.parametrize("plain", [False, True])
 def test_experts_equal_a_loop_over_them(topk, plain, monkeypatch):
     """In value and in every gradient, one expert without a token included, by hand-written gradients and without."""
-    monkeypatch.setattr("podium.trainer.models.experts.wants_plain", lambda x: plain)
+    monkeypatch.setattr("podium.trainer.builtin.models.fused.wants_plain", lambda x: plain)
     generator = torch.Generator().manual_seed(2)
     experts = a_few_experts(generator)
     x = torch.randn(20, 8, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -183,7 +183,7 @@ def test_an_expert_takes_no_more_than_its_capacity_first_choices_first():
 
 
 def test_dropped_tokens_pass_the_block_unchanged_and_are_counted(make_model, tokens_BT):
-    from podium.trainer.models.routing import RoutingRecord
+    from podium.trainer.builtin.models.moe import RoutingRecord
 
     model = make_model(topk=1, capacity_factor=0.25)
     mixture = model.mixtures[0]

@@ -7,9 +7,8 @@ import itertools
 import pytest
 import torch
 
-from podium.trainer.distributed import Ranks
-from podium.trainer.precision import choose_precision
-from podium.trainer.setup import build_parts
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.setup import build_parts, choose_precision
 
 STEPS, TOLERANCE = 20, 1e-3
 

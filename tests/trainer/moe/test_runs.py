@@ -8,20 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from podium.trainer.checkpoint import FULL_KEYS, SIDECAR_KEYS, load_model, read_full
-from podium.trainer.config import RunSpec, load_config
-from podium.trainer.distributed import Ranks
-from podium.trainer.errors import CheckpointError, ConfigError
-from podium.trainer.gpt2_config import CollapseRule
-from podium.trainer.loop import Loop
-from podium.trainer.precision import choose_precision
-from podium.trainer.result import Status
-from podium.trainer.router_monitor import Check, collapse
-from podium.trainer.routing_metrics import routing_of, routing_values
-from podium.trainer.run import train
-from podium.trainer.setup import build_parts
-from podium.trainer.stepper import Stepper
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.checkpoint import FULL_KEYS, SIDECAR_KEYS, load_model, read_full
+from podium.trainer.builtin.config import RunSpec, load_config
+from podium.trainer.builtin.distributed import Ranks
+from podium.trainer.builtin.loop import Loop
+from podium.trainer.builtin.model_config import CollapseRule
+from podium.trainer.builtin.routing import Check, collapse
+from podium.trainer.builtin.routing_metrics import routing_of, routing_values
+from podium.trainer.builtin.run import train
+from podium.trainer.builtin.setup import Stepper, build_parts, choose_precision
+from podium.trainer.trial.errors import CheckpointError, ConfigError
+from podium.trainer.trial.result import Status
+from podium.trainer.trial.storage import open_storage
 
 TIMES = ("train_seconds",)
 
@@ -187,7 +185,7 @@ def test_a_collapse_is_three_looks_in_a_row_over_the_share():
 
 
 def test_a_run_made_to_collapse_ends_at_its_third_look(tmp_path, moe_spec, monkeypatch):
-    from podium.trainer.models.moe import Router
+    from podium.trainer.builtin.models.moe import Router
 
     forward = Router.forward
     favour = torch.tensor([0.0, 0.0, 20.0, 0.0])
@@ -276,7 +274,7 @@ def test_a_smaller_pass_is_the_same_training(tmp_path, moe_spec, memory_for, cap
 
 
 def test_then_the_sequence_is_shortened_and_the_run_begins_again(tmp_path, moe_spec, memory_for, monkeypatch):
-    monkeypatch.setattr("podium.trainer.memory_fallback.SHORT", 8)
+    monkeypatch.setattr("podium.trainer.builtin.run.SHORT", 8)
     memory_for(8, from_step=3)
     spec = moe_spec(
         batch={"sequences": 6, "micro_batch": 2, "fit_memory": True}, checkpoint={"every_steps": 2}, max_steps=4

@@ -8,13 +8,13 @@ import uuid
 import pytest
 import torch
 
-from podium.trainer import pretrained
-from podium.trainer.errors import ConfigError
-from podium.trainer.models.build import build_model, start_weights
-from podium.trainer.models.gpt2 import quiet_transformers
-from podium.trainer.pretrained import source_folder
-from podium.trainer.run import train
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin import pretrained
+from podium.trainer.builtin.models.build import build_model, start_weights
+from podium.trainer.builtin.models.gpt2 import quiet_transformers
+from podium.trainer.builtin.pretrained import source_folder
+from podium.trainer.builtin.run import train
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.storage import open_storage
 
 
 @pytest.fixture

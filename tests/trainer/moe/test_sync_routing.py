@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from podium.trainer.storage import open_storage
-from podium.trainer.sync import sync_run
+from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.sync import sync_run
 
 ROUTER = {
     "layers": [8, 9], "domains": ["code", "math"], "noise": 0.05, "assigned": [[[6, 2], [1, 7]], [[4, 4], [4, 4]]],
@@ -23,7 +23,7 @@ def lines(*steps):
 
 
 def test_each_record_is_sent_once_beside_the_steps(tmp_path):
-    from podium.trainer.mlflow_server import client
+    from podium.trainer.trial.sync import client
 
     folder, uri = open_storage(str(tmp_path / "run")), f"sqlite:///{tmp_path}/mlflow.db"
     folder.write_json("config.json", {"config": {"seed": 42}})

@@ -7,10 +7,9 @@ import copy
 import pytest
 import torch
 
-from podium.trainer.optim.adamw import AdamW
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.optim.groups import decay_groups
-from podium.trainer.optimizer_config import AdamWConfig
+from podium.trainer.builtin.config import AdamWConfig
+from podium.trainer.builtin.optim.adamw import AdamW
+from podium.trainer.builtin.optim.build import build_optimizer, decay_groups
 
 
 def make_model():
@@ -104,7 +103,7 @@ def test_making_one_does_not_import_the_compiler():
     import sys
 
     code = (
-        "import sys, torch; from podium.trainer.optim.adamw import AdamW; "
+        "import sys, torch; from podium.trainer.builtin.optim.adamw import AdamW; "
         "p = torch.nn.Parameter(torch.ones(2, 2)); a = AdamW([{'params': [p], 'weight_decay': 0.0}], lr=.1, beta1=.9, "
         "beta2=.9, eps=1e-8); p.grad = p.detach(); a.step(); assert 'torch._dynamo' not in sys.modules"
     )

@@ -8,11 +8,10 @@ import math
 import pytest
 import torch
 
-from podium.trainer.optim.adamw import AdamW
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.optim.muon import Muon
-from podium.trainer.optim.orthogonalize import orthogonalize
-from podium.trainer.optimizer_config import MuonConfig
+from podium.trainer.builtin.config import MuonConfig
+from podium.trainer.builtin.optim.adamw import AdamW
+from podium.trainer.builtin.optim.build import build_optimizer
+from podium.trainer.builtin.optim.muon import Muon, orthogonalize
 
 RATE = 0.0018
 
@@ -183,7 +182,7 @@ def test_compiled_code_sees_one_shape_however_many_layers_are_in_use(monkeypatch
         seen.append(tuple(x_KMN.shape))
         return orthogonalize(x_KMN, method, steps)
 
-    monkeypatch.setattr("podium.trainer.optim.muon.compiled_orthogonalize", lambda: noted)
+    monkeypatch.setattr("podium.trainer.builtin.optim.muon.compiled_orthogonalize", lambda: noted)
     shapes = ((8, 16), (8, 16), (8, 16), (4, 4))
     ours, theirs = matrices(shapes=shapes), matrices(shapes=shapes)
     config = MuonConfig(name="muon", learning_rate=RATE, orthogonalization_precision="fp32")
@@ -285,8 +284,8 @@ def test_making_one_does_not_import_the_compiler():
     import sys
 
     code = (
-        "import sys, torch; from podium.trainer.optim.build import build_optimizer; "
-        "from podium.trainer.optimizer_config import MuonConfig; "
+        "import sys, torch; from podium.trainer.builtin.optim.build import build_optimizer; "
+        "from podium.trainer.builtin.config import MuonConfig; "
         "m = torch.nn.Module(); m.blocks = torch.nn.ModuleList([torch.nn.Linear(4, 4)]); "
         "o = build_optimizer(m, MuonConfig(name='muon', learning_rate=.1)); "
         "m.blocks[0](torch.ones(2, 4)).sum().backward(); o.step(); assert 'torch._dynamo' not in sys.modules"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from podium.trainer.optim.orthogonalize import coefficients, orthogonalize
+from podium.trainer.builtin.optim.muon import coefficients, orthogonalize
 
 
 def images(method, lowest, steps=5):

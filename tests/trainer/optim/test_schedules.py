@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 
-from podium.trainer.config import ScheduleConfig
-from podium.trainer.optim.schedules import learning_rate
+from podium.trainer.builtin.config import ScheduleConfig
+from podium.trainer.builtin.optim.build import learning_rate
 
 
 def rates(schedule, steps=100, peak=2.0):

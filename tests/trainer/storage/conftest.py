@@ -12,7 +12,7 @@ import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
-from podium.trainer.storage import Storage, open_storage
+from podium.trainer.trial.storage import Storage, open_storage
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from podium.trainer.data.corpora import CorpusConfig, corpus_fingerprint, open_corpus, parse_corpus
-from podium.trainer.data.loader import SequenceLoader
-from podium.trainer.data.manifest import dataset_folder
-from podium.trainer.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.errors import DataError, StorageError
-from podium.trainer.storage import Storage, join_uri, open_storage
+from podium.trainer.builtin.data.corpus import CorpusConfig, corpus_fingerprint, open_corpus, parse_corpus
+from podium.trainer.builtin.data.loader import SequenceLoader
+from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
+from podium.trainer.builtin.data.shards import dataset_folder
+from podium.trainer.trial.errors import DataError, StorageError
+from podium.trainer.trial.storage import Storage, join_uri, open_storage
 
 TEXT = "".join(f"Paragraph {number} of it.\n\n" for number in range(3000))
 

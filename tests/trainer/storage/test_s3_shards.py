@@ -7,14 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podium.trainer.data import shard_cache
-from podium.trainer.data.corpora import parse_corpus
-from podium.trainer.data.loader import SequenceLoader
-from podium.trainer.data.manifest import dataset_folder
-from podium.trainer.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.data.shards import ShardWriter
-from podium.trainer.errors import DataError
-from podium.trainer.storage import Storage, join_uri, open_storage
+from podium.trainer.builtin.data import shard_cache
+from podium.trainer.builtin.data.corpus import parse_corpus
+from podium.trainer.builtin.data.loader import SequenceLoader
+from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
+from podium.trainer.builtin.data.shards import ShardWriter, dataset_folder
+from podium.trainer.trial.errors import DataError
+from podium.trainer.trial.storage import Storage, join_uri, open_storage
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from podium.trainer.errors import NotFoundError, StorageError, UserError
-from podium.trainer.storage import (
+from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
+from podium.trainer.trial.storage import (
     Storage,
     get_folder,
     join_uri,

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from podium.trainer.errors import StorageError, UserError
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.storage import open_storage
 
 WRITER = """
 import itertools, sys

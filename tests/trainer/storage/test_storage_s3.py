@@ -8,8 +8,8 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from podium.trainer.errors import StorageError, UserError
-from podium.trainer.storage import Storage, open_storage
+from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.storage import Storage, open_storage
 
 Serve = Callable[[type[BaseHTTPRequestHandler]], str]
 

@@ -22,9 +22,7 @@ from kubernetes import client
 
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import Cluster, CountingClient
-from podium.components.launch.job_manifest import JobMaker
-from podium.components.launch.job_names import RunOnCluster
-from podium.components.launch.job_settings import JobSettings
+from podium.components.launch.job_manifest import JobMaker, JobSettings, RunOnCluster
 from podium.components.launch.launcher import Ended
 from podium.components.study.schema import Resources
 

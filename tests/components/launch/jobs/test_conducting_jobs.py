@@ -12,20 +12,18 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch import conductor_loop, job_calls
-from podium.components.launch.attempts import Attempt, Attempts, read_attempts, write_attempts
+from podium.components.launch import conductor, job
 from podium.components.launch.conductor import Conducted, conduct
 from podium.components.launch.job import JobLauncher
-from podium.components.launch.job_cancel import cancel_jobs
 from podium.components.launch.job_cluster import Cluster
-from podium.components.launch.job_manifest import JobMaker
-from podium.components.launch.job_names import FOLDER, RunOnCluster
-from podium.components.launch.job_settings import JobSettings
-from podium.components.launch.open_job import note_jobs
+from podium.components.launch.job_manifest import FOLDER, JobMaker, JobSettings, RunOnCluster
+from podium.components.launch.launcher import Attempt, Attempts, read_attempts, write_attempts
+from podium.components.launch.open import note_jobs
+from podium.components.launch.reap import cancel_jobs
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
-from podium.trainer.errors import InUseError, UserError
-from podium.trainer.result import Status
+from podium.trainer.trial.errors import InUseError, UserError
+from podium.trainer.trial.result import Status
 
 MakeRun = Callable[..., Run]
 Starts = Callable[[Run], dict[str, int]]
@@ -71,8 +69,8 @@ class Kubelet:
 
 @pytest.fixture
 def kubelet(api: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubelet]:
-    monkeypatch.setattr(job_calls, "FIRST_DELAY_SECONDS", 0.05)
-    monkeypatch.setattr(conductor_loop, "FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(job, "FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(conductor, "FIRST_DELAY_SECONDS", 0.05)
     made = Kubelet(api)
     api.on_create = made.begin
     delete = api.delete_job
@@ -167,8 +165,8 @@ def test_a_conductor_that_is_started_again_goes_on_with_the_jobs_of_the_former(
     api: Any,
     written_down: bool,
 ) -> None:
+    from podium.components.launch.conductor import trial_task
     from podium.components.launch.records import Records
-    from podium.components.launch.tasks import trial_task
 
     run = make_run({"*": {"seconds": 1.0}}, price="{usd_per_gpu_hour: 3600}", names=["a"])
     former = open_jobs(run)
@@ -238,7 +236,7 @@ def test_who_lost_the_run_leaves_its_jobs_to_who_took_it(
 def test_a_run_that_is_conducted_already_is_refused_and_its_jobs_stay(
     make_run: MakeRun, conducted_on_jobs: Conduct, api: Any
 ) -> None:
-    from podium.trainer.lease import Lease
+    from podium.trainer.trial.lease import Lease
 
     run = make_run()
     with Lease(run.storage, "lease.json", what="run"), pytest.raises(InUseError, match="in use"):
@@ -261,7 +259,7 @@ def test_what_trials_wait_for_is_written_down_and_taken_back(
 
     run.storage.write_json = watch_writes  # type: ignore[method-assign]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_calls, "QUOTA_SECONDS", 1.0)
+        patch.setattr(job, "QUOTA_SECONDS", 1.0)
         assert conducted_on_jobs(run).finished == 2
     assert seen[0] == {"first/base/seed-42": f"the namespace's quota is used up: {words}"}
     assert "first/base/seed-42: the namespace's quota is used up" in capsys.readouterr().out
@@ -283,7 +281,7 @@ def test_a_job_of_a_removed_run_is_not_taken_for_that_of_its_successor(
 
 
 def test_a_folder_is_no_store_for_jobs(make_run: MakeRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    from podium.components.launch.open_launcher import open_launcher
+    from podium.components.launch.open import open_launcher
 
     monkeypatch.delenv("PODIUM_JOBS", raising=False)
     run = make_run()

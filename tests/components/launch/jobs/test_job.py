@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch import job, job_calls, job_look
+from podium.components.launch import job
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.launcher import NOT_STARTED, OVERDUE, RUN_AGAIN, Ended, Task
-from podium.trainer.errors import UserError
+from podium.trainer.trial.errors import UserError
 
 Launch = Callable[..., JobLauncher]
 Ends = Callable[..., list[Ended]]
@@ -25,10 +25,10 @@ def task(name: str = "first/a/seed-42", attempt: int = 1, **fields: Any) -> Task
 
 @pytest.fixture(autouse=True)
 def short_delays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_calls, "FIRST_DELAY_SECONDS", 0.05)
-    monkeypatch.setattr(job_calls, "QUOTA_SECONDS", 0.1)
-    monkeypatch.setattr(job_look, "AFTER_SECONDS", 0.1)
-    monkeypatch.setattr(job_look, "FIRST_SECONDS", 0.1)
+    monkeypatch.setattr(job, "FIRST_DELAY_SECONDS", 0.05)
+    monkeypatch.setattr(job, "QUOTA_SECONDS", 0.1)
+    monkeypatch.setattr(job, "AFTER_SECONDS", 0.1)
+    monkeypatch.setattr(job, "FIRST_SECONDS", 0.1)
     monkeypatch.setattr(job, "TURN_SECONDS", 0.05)
 
 
@@ -40,7 +40,7 @@ def only(api: Any) -> str:
 def test_a_trial_that_succeeds_costs_one_call_beside_what_all_share(
     launch: Launch, api: Any, ends: Ends, count: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_look, "AFTER_SECONDS", 60)
+    monkeypatch.setattr(job, "AFTER_SECONDS", 60)
     launcher = launch()
     tasks = [task(f"first/a/seed-{seed}") for seed in range(20)]
     for each in tasks:

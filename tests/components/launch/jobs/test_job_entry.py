@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch import job_entry
-from podium.components.study.sources import trainer_digest
-from podium.trainer.errors import StorageError
+from podium.components.study.fingerprint import trainer_digest
+from podium.trainer.trial.errors import StorageError
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -127,7 +127,7 @@ def test_peers_are_the_jobs_pods_by_index(monkeypatch: pytest.MonkeyPatch) -> No
 def test_the_last_lines_are_tried_again_where_the_store_is_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from podium.trainer import storage
+    from podium.trainer.trial import storage
 
     real, refused = storage.open_storage, []
 

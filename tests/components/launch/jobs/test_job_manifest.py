@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from podium.components.launch.job_manifest import JobMaker
-from podium.components.launch.job_names import RunOnCluster, label
-from podium.components.launch.job_settings import GpuClass, JobSettings
+from podium.components.launch.job_manifest import GpuClass, JobMaker, JobSettings, RunOnCluster, label
 from podium.components.launch.launcher import Task
 from podium.components.study.schema import Resources
 

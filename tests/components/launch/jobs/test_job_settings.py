@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.kfp_component import TRAINER_IMAGE
-from podium.components.launch.job_settings import JobSettings, check_jobs, read_job_settings
+from podium.components.kfp_components import TRAINER_IMAGE
+from podium.components.launch.job_manifest import JobSettings, check_jobs, read_job_settings
 from podium.components.study.run import Run
-from podium.trainer.errors import ConfigError, UserError
+from podium.trainer.trial.errors import ConfigError, UserError
 
 
 def test_nothing_has_to_be_set() -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch import job_rbac, reap
-from podium.components.launch.job_names import RunOnCluster
-from podium.components.launch.job_rbac import CONDUCTOR_RULES, REAPER_RULES
+from podium.components.launch import job_cluster, reap
+from podium.components.launch.job_cluster import CONDUCTOR_RULES, REAPER_RULES
+from podium.components.launch.job_manifest import RunOnCluster
 from podium.components.launch.launcher import Task
 from podium.components.study.run import Run
-from podium.trainer.lease import Lease
+from podium.trainer.trial.lease import Lease
 
 VERBS = {"POST": "create", "DELETE": "delete", "WATCH": "watch", "GET": "list"}
 
@@ -68,7 +68,7 @@ def test_the_reaper_without_a_cluster_fails_in_words(
     assert "launcher job needs a cluster" in capsys.readouterr().err
 
 
-def allowed(rules: list[job_rbac.Rule]) -> set[tuple[str, str]]:
+def allowed(rules: list[job_cluster.Rule]) -> set[tuple[str, str]]:
     return {(verb, resource) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
 
 
@@ -96,6 +96,6 @@ def test_the_roles_are_printed_for_kubectl(capsys: pytest.CaptureFixture[str], m
     import json
 
     monkeypatch.setattr("sys.argv", ["job_rbac", "mine"])
-    job_rbac.main()
+    job_cluster.main()
     printed = json.loads(capsys.readouterr().out)
     assert [item["metadata"]["name"] for item in printed["items"]] == ["mine-conductor", "mine-reaper"]

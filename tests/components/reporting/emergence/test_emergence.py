@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from podium.components.reporting.build import render
-from podium.components.reporting.emergence.runs import figures_of, mixture_runs
 from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import read_csv
+from podium.components.reporting.studies.emergence import figures_of, mixture_runs
 from podium.components.study.design import variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study
 from podium.components.study.trials import trial_config
-from podium.trainer.result import Status, TrialResult
-from podium.trainer.routing_metrics import Routing
+from podium.trainer.builtin.routing_metrics import Routing
+from podium.trainer.trial.result import Status, TrialResult
 
 DOMAINS = ("code", "math", "prose")
 
@@ -114,7 +114,7 @@ def test_without_a_result_nothing_is_added(data: ReportData) -> None:
 
 
 def test_the_headline_is_the_answer_once_every_run_has_ended(data: ReportData) -> None:
-    from podium.components.verdicts.policy import decide
+    from podium.components.policies.decide import decide
     from podium.components.verdicts.verdict import StageResults, TrialOutcome
 
     def decided(stage: StageData) -> StageData:

@@ -13,13 +13,12 @@ import pytest
 from scipy import stats
 
 from podium.components.reporting.export import export
-from podium.components.reporting.layouts.speedrun import spoken, statistics_of
+from podium.components.reporting.studies.speedrun import spoken, statistics_of
 from podium.components.study import layout
 from podium.components.study.run import Run
 from podium.components.verdicts.compare import compare
-from podium.trainer.curve import Point
-from podium.trainer.metrics import evaluation_line, train_line
-from podium.trainer.result import Status
+from podium.trainer.trial.recorder import evaluation_line, train_line
+from podium.trainer.trial.result import Point, Status
 
 LOSSES = {52: 3.2774, 53: 3.2791, 54: 3.2786}
 

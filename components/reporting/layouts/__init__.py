@@ -1,1 +1,0 @@
-"""Files of particular studies that the report adds to the common ones."""

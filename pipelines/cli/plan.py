@@ -1,0 +1,484 @@
+"""`podium plan` and `compile`: what a study would take, and the pipeline that a cluster runs."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from podium.pipelines.cli.options import (
+    AxisName,
+    BaselineChoice,
+    Budget,
+    Data,
+    Gpus,
+    InstallationFile,
+    Json,
+    Launcher,
+    Parallel,
+    Profile,
+    Seeds,
+    Stages,
+    StudyArgument,
+    Variants,
+    overrides,
+    result,
+    result_json,
+    say,
+    selection,
+    stdout,
+)
+from podium.trainer.trial.units import format_count, format_usd
+
+if TYPE_CHECKING:
+    from podium.components.study.cost import Cost
+    from podium.components.study.design import Selection
+    from podium.components.study.plan import Plan, StagePlan
+    from podium.components.study.schema import Study
+    from podium.components.verdicts.verdict import VariantRef
+    from podium.trainer.builtin.config import TrainConfig
+    from podium.trainer.builtin.data.prepare import PrepareConfig
+
+
+Site = Annotated[
+    str | None, typer.Option(help="A YAML file with prices: gpu_classes: {l40s: {usd_per_gpu_hour: 1.2}}.")
+]
+
+
+def plan(
+    study: StudyArgument,
+    profile: Profile = "full",
+    data: Data = None,
+    budget: Budget = None,
+    seeds: Seeds = None,
+    gpus: Gpus = None,
+    baseline: BaselineChoice = None,
+    stages: Stages = None,
+    variants: Variants = None,
+    axis: AxisName = None,
+    parallel: Parallel = None,
+    site: Site = None,
+    pipeline: Annotated[
+        str | None,
+        typer.Option(help="Check that it runs on this pipeline's graph: a compiled YAML file, or a study's name."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say what a study takes before it starts: trials, tokens, hours, dollars, GPUs, and what its rules mean.
+
+    Nothing runs and nothing is written. The naive plan, every variant at the last stage's length, stands beside it.
+
+    Example: [b]podium plan param-allocation --seeds 5[/b]
+    """
+    from podium.components.study.load import load_study, other_graphs
+    from podium.components.study.plan import plan as make_plan
+    from podium.components.study.registration import source_state
+
+    loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline), site=site)
+    chosen = selection(stages, variants, axis, parallel)
+    if pipeline is not None:
+        from podium.pipelines.compile import check_graph
+
+        check_graph(loaded, pipeline)
+    planned = make_plan(loaded, selection=chosen)
+    if planned.usd and source_state().dirty:
+        planned = replace(planned, warnings=[*planned.warnings, source_state().warning])
+    if as_json:
+        result_json(planned.to_json())
+    else:
+        _print(planned)
+        own = other_graphs(study).get(loaded.profile)
+        if own is not None:
+            words = (
+                f"note: profile {loaded.profile} has a graph of its own ({' → '.join(own)}); the uploaded pipeline of "
+            )
+            words += f"profile full does not run it: podium upload {study} --profile {loaded.profile}"
+            stdout().print(words, markup=False, soft_wrap=True)
+
+
+def compile_pipeline(
+    study: StudyArgument,
+    out: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
+    profile: Profile = "full",
+    store: Annotated[str | None, typer.Option(help="Default of the pipeline's store: s3://bucket/prefix.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Default of its budget in US dollars.")] = None,
+    launcher: Annotated[Launcher | None, typer.Option(help="Default of how trials are started.")] = None,
+    registry: Annotated[
+        str | None, typer.Option("--image-registry", help="Goes before the images' names: ghcr.io/acme.")
+    ] = None,
+    installation: InstallationFile = None,
+    as_json: Json = False,
+) -> None:
+    """Write a study as the pipeline YAML that Kubeflow Pipelines takes. Its inputs can be edited before each run.
+
+    Example: [b]podium compile param-allocation -o pipeline.yaml --store s3://bucket/experiments[/b]
+    """
+    from podium.components.study.load import load_study, read_study_text
+    from podium.pipelines.compile import Options, compile_study
+    from podium.pipelines.installation import load_installation
+    from podium.trainer.trial.errors import Problem, UserError
+
+    limit = overrides(None, budget, None, None)
+    loaded = load_study(study, profile=profile, overrides=limit)
+    text, _ = read_study_text(study)
+    if out.is_dir() or not out.parent.is_dir():
+        raise UserError(Problem("--output", f"must be a file in a folder that exists, got {str(out)!r}"))
+    site = load_installation(installation)
+    options = Options(
+        profile=profile,
+        store=store,
+        budget_usd=limit.budget_usd,
+        launcher=launcher,
+        installation=site if registry is None else site.model_copy(update={"image_registry": registry}),
+    )
+    written = compile_study(loaded, out, text=text, options=options)
+    if as_json:
+        result_json({"pipeline": str(written), "study": loaded.name, "stages": list(loaded.stages)})
+    else:
+        result(str(written))
+
+
+def _print(planned: Plan) -> None:
+    from rich.table import Table
+
+    from podium.trainer.trial.units import format_count, format_usd
+
+    console = stdout()
+    table = Table(title=f"{planned.study} ({planned.profile})", title_justify="left", box=None, pad_edge=False)
+    for heading in ("", "trials", "tokens", "at once", "GPU hours", "hours", "dollars", "so far"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    table.add_row("shakedown", str(planned.shakedown.trials), "", "", *_figures(planned.shakedown))
+    for stage in planned.stages:
+        low_high = stage.trials_range
+        trials = f"{low_high[0]}–{low_high[1]}" if low_high else str(stage.trials)
+        tokens = f"{format_count(stage.tokens)}"
+        so_far = _priced(stage.usd_so_far) + ("" if stage.affordable else "!")
+        table.add_row(stage.name, trials, tokens, _devices(stage), *_figures(stage), so_far)
+    table.add_row("evaluation", str(planned.evaluation.trials), "", "", *_figures(planned.evaluation))
+    table.add_row("all", str(planned.trials), format_count(planned.tokens), "", *_figures(planned), style="bold")
+    console.print(table)
+    branches = Table("if it ends with", "dollars", "", box=None, pad_edge=False)
+    for branch in planned.branches:
+        branches.add_row(branch["name"], _priced(branch["usd"]), "" if branch["affordable"] else "not affordable")
+    branches.add_row("worst case", _priced(planned.usd_worst))
+    if planned.ranks:
+        branches.add_row("naive plan: every variant at the last stage's length", _priced(planned.usd_naive))
+    console.print(branches)
+    if planned.saving is not None:
+        console.print(f"saving against the naive plan: {100 * planned.saving:.0f} %")
+    if planned.budget_usd is not None:
+        console.print(f"budget: {format_usd(planned.budget_usd)}" + ("" if planned.affordable else ": not affordable"))
+    for warning in planned.warnings:
+        console.print(f"note: {warning}", markup=False, soft_wrap=True)
+
+
+def _figures(part: Plan | StagePlan | Cost) -> list[str]:
+    hours = ["not known" if value is None else f"{value:.1f}" for value in (part.gpu_hours, part.hours)]
+    return [*hours, _priced(part.usd)]
+
+
+def _devices(stage: StagePlan) -> str:
+    return f"{stage.gpus} × {stage.gpu_class or 'GPU'}" if stage.gpus else f"{stage.parallel} × CPU"
+
+
+def _priced(usd: float | None) -> str:
+    from podium.trainer.trial.units import format_usd
+
+    return "not priced" if usd is None else format_usd(usd)
+
+
+# `podium studies`, `new` and `validate`: what there is to run, and how to write one's own.
+
+TEMPLATE = Path(__file__).parent / "new_study.yaml"
+
+
+def studies(as_json: Json = False) -> None:
+    """List the studies that come with Podium, each with its question and profiles.
+
+    Example: [b]podium studies[/b]
+    """
+    found = [_described(name, path) for name, path in _shipped().items()]
+    if as_json:
+        result_json({"studies": found})
+        return
+    from rich.table import Table
+
+    table = Table("study", "question", "stages", "profiles", box=None, pad_edge=False)
+    for study in found:
+        table.add_row(study["name"], study["question"], " → ".join(study["stages"]), ", ".join(study["profiles"]))
+    stdout().print(table)
+
+
+def new(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study, and of the file NAME.yaml.")],
+    to: Annotated[Path | None, typer.Option(help="Where to write it; by default NAME.yaml here.")] = None,
+) -> None:
+    """Write a commented study file that validates and runs: change it line by line.
+
+    Example: [b]podium new width-sweep[/b], then [b]podium run width-sweep.yaml --profile smoke[/b]
+    """
+    from podium.components.study.load import load_study
+    from podium.trainer.trial.errors import Problem, UserError
+
+    path = to or Path(f"{name}.yaml")
+    text = TEMPLATE.read_text(encoding="utf-8").replace("name: my-study", f"name: {name}", 1)
+    load_study(text)
+    if path.exists():
+        raise UserError(Problem(str(path), "is there already; give another name, or --to FILE"))
+    if not path.parent.is_dir():
+        raise UserError(Problem(str(path), "its folder does not exist"))
+    path.write_text(text, encoding="utf-8")
+    result(str(path))
+    say(f"next: podium plan {path} --profile smoke; podium run {path} --profile smoke")
+
+
+def validate(
+    study: Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file, or a shipped study's name.")],
+    as_json: Json = False,
+) -> None:
+    """Check a study in each of its profiles, and list every problem at once. Nothing is written.
+
+    Example: [b]podium validate width-sweep.yaml[/b]
+    """
+    from podium.components.study.load import load_study
+    from podium.trainer.trial.errors import Problem, UserError
+
+    problems: list[Problem] = []
+    valid: list[str] = []
+    for profile in profiles(study):
+        try:
+            load_study(study, profile=profile)
+            valid.append(profile)
+        except UserError as error:
+            # One mistake outside the profiles is found in each of them: name it once.
+            problems += [problem for problem in error.problems if problem not in problems]
+    if problems:
+        raise UserError(problems, source=study)
+    if as_json:
+        result_json({"study": study, "valid": True, "profiles": valid})
+    else:
+        result(f"{study}: valid (profiles: {', '.join(valid)})")
+
+
+def profiles(source: str) -> list[str]:
+    """The names of a study's profiles, `full` first. Raises UserError for an unknown study or broken YAML."""
+    from podium.components.study.load import parse_yaml, read_study_text
+
+    text, name = read_study_text(source)
+    data = parse_yaml(text, name)
+    declared = data.get("profiles") if isinstance(data, dict) else None
+    return ["full", *(name for name in declared or {} if name != "full")] if isinstance(declared, dict) else ["full"]
+
+
+def _shipped() -> dict[str, Path]:
+    from podium.components.study.load import shipped_studies
+
+    return shipped_studies()
+
+
+def _described(name: str, path: Path) -> dict[str, Any]:
+    from podium.components.study.load import load_study
+
+    study = load_study(str(path))
+    return {
+        "name": name,
+        "title": study.title,
+        "question": " ".join(study.question.split()),
+        "stages": list(study.stages),
+        "profiles": profiles(name),
+    }
+
+
+# `podium run --dry-run`: every command and resource of a run, and nothing written.
+
+
+def show(study: Study, planned: Plan, chosen: Selection, store: str, *, as_json: bool) -> None:
+    """Print the commands of the trials that are known, and what the stages after will take."""
+    record = describe(study, planned, chosen, store)
+    if as_json:
+        result_json(record)
+        return
+    for line in _lines(record):
+        result(line)
+    say("nothing was run or written")
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    yield f"run {record['run_id']} in {record['store']}"
+    for place in record["datasets"]:
+        yield f"data {place}"
+    for stage in record["stages"]:
+        request = f"{stage['gpus']} GPUs" if stage["gpus"] else "the CPU"
+        trials = f"{stage['trials']} trials, {stage['parallel']} at once on {request}"
+        yield f"{stage['name']}: {trials}, {_usd(stage['usd'])}"
+        for trial in stage["commands"]:
+            yield f"  {trial['trial']}: {trial['config']}; {trial['device']}; {_usd(trial['usd'])}"
+            yield f"    {shlex.join(trial['argv'])}"
+        yield from (f"  {line}" for line in stage["waiting"])
+        if not stage["commands"]:
+            yield "  its trials are named by the verdict before"
+
+
+def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict[str, Any]:
+    """The run as data: identity, datasets, and a command for each trial that is known before any verdict."""
+    from podium.components.prepare_data.gpus import stage_gpus
+    from podium.components.study import layout
+    from podium.components.study.design import baseline, grouped_stage, is_selected, variants
+    from podium.components.study.fingerprint import run_id
+    from podium.components.study.trials import datasets, stage_seeds, wave_trials
+    from podium.trainer.builtin.data.prepare import data_fingerprint
+    from podium.trainer.trial.storage import join_uri, normalise_uri
+
+    uri = normalise_uri(store)
+    fingerprints = sorted({data_fingerprint(config) for config in datasets(study).values()})
+    identity = run_id(study, fingerprints)
+    first = next(iter(study.stages))
+    stages = []
+    for expected in planned.to_json()["stages"]:
+        declared = study.stages[expected["name"]]
+        commands: list[dict[str, Any]] = []
+        waiting: list[str] = []
+        if expected["name"] == first:
+            base = baseline(study)
+            known = [(ref, seed) for seed in stage_seeds(study, first) for ref in variants(study)]
+            if first == grouped_stage(study):
+                known = [(asked.variant, asked.seed) for asked in wave_trials(study, first, 0, {}, [])]
+                waiting = _waiting(study, first)
+            run_uri = join_uri(uri, layout.run_key(identity))
+            commands = [
+                _command(study, first, ref, seed, run_uri)
+                for ref, seed in known
+                if is_selected(study, ref, chosen, base)
+            ]
+        stages.append(
+            {
+                **expected,
+                "parallel": chosen.parallel or declared.resources.parallel,
+                "gpus": stage_gpus(declared.resources, chosen.launcher, chosen.parallel),
+                "gpu_class": declared.resources.gpu_class,
+                "commands": commands,
+                "waiting": waiting,
+            }
+        )
+    return {
+        "run_id": identity,
+        "store": uri,
+        "datasets": [join_uri(uri, layout.data_key(fingerprint)) for fingerprint in fingerprints],
+        "stages": stages,
+    }
+
+
+def _waiting(study: Study, stage: str) -> list[str]:
+    """The rows of later waves, what they take from others named and not yet known."""
+    from podium.components.study.design import waves
+
+    groups = study.stages[stage].groups
+    lines = []
+    for names in waves(groups)[1:]:
+        for name in names:
+            taken = ", ".join(f"{axis} of {source}'s best" for axis, source in groups[name].takes.items())
+            for row in groups[name].rows:
+                said = ", ".join(f"{axis} {value}" for axis, value in row.items())
+                lines.append(
+                    f"group {name}, after {', '.join(sorted(groups[name].waits_for))}: {said}; {taken}".rstrip("; ")
+                )
+    return lines
+
+
+def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: str) -> dict[str, Any]:
+    from podium.components.launch.launcher import trial_command
+    from podium.components.study.cost import run_usd
+    from podium.components.study.layout import TrialKey
+    from podium.components.study.trials import trial_config
+    from podium.trainer.trial.storage import join_uri
+
+    key = TrialKey(stage, variant.name, seed)
+    gpus = study.stages[stage].resources.gpus_per_trial
+    return {
+        "trial": key.name,
+        "argv": trial_command(join_uri(run_uri, key.folder)),
+        "config": _summary(trial_config(study, stage, variant, seed)),
+        "overrides": variant.overrides,
+        "device": f"{gpus} × {study.stages[stage].resources.gpu_class or 'GPU'}" if gpus else "CPU",
+        "usd": run_usd(study.stages[stage].price, max(gpus, 1)),
+    }
+
+
+def _summary(config: TrainConfig) -> str:
+    d_model, n_layers, n_heads, d_ff = config.model.dimensions
+    shape = f"{n_layers} layers, d_model {d_model}, {n_heads} heads, d_ff {d_ff}"
+    return (
+        f"{shape}, {format_count(config.tokens)} tokens in {config.steps} steps, lr {config.optimizer.learning_rate:g}"
+    )
+
+
+def _usd(value: float | None) -> str:
+    return "no price declared" if value is None else format_usd(value)
+
+
+# A corpus that is too small for its study, found before a run is registered.
+
+PLENTY_BLOCKS = 1000
+"""A text of so many bytes for each token of a block has that block in every split, whatever the tokenizer: a twentieth
+of it is 50 bytes a token, and ten are many. Only a smaller one is worth tokenising to see."""
+
+
+def check_corpus(study: Study) -> None:
+    """Refuse a missing or empty corpus, and one with a split shorter than one block. Raises DataError.
+
+    A small corpus is tokenised for this, in a scratch folder; of a large one, and of the hub's, nothing is read twice.
+    """
+    from podium.components.study.design import variants
+    from podium.components.study.trials import dataset_config, variant_config
+    from podium.trainer.builtin.data.corpus import open_corpus
+    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
+    from podium.trainer.builtin.data.shards import check_lengths
+    from podium.trainer.trial.storage import open_storage
+
+    first = next(iter(study.stages))
+    lengths: dict[str, tuple[PrepareConfig, int]] = {}
+    for variant in variants(study):
+        config, length = dataset_config(study, variant), variant_config(study, first, variant).data.sequence_length
+        key = config.model_dump_json()
+        lengths[key] = (config, max(length, lengths[key][1] if key in lengths else 0))
+    for config, length in lengths.values():
+        if config.corpus.source == "fineweb":
+            data_fingerprint(config)  # finds the shards, and looks into those that lie here
+            continue
+        on_hub = config.corpus.source == "wikitext-2" and config.corpus.path is None
+        if on_hub or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
+            continue
+        with tempfile.TemporaryDirectory(prefix="podium-check-") as scratch:
+            check_lengths(prepare(config, open_storage(scratch)), length)
+
+
+# `podium run STUDY --stages data`: the corpus of a study, tokenised into the store, and nothing else.
+
+
+def prepare_data(study: Study, store: str, *, as_json: bool, dry_run: bool) -> None:
+    """Prepare every dataset of the study. What is there already is not made again. Raises UserError, StorageError."""
+    from podium.components.study import layout
+    from podium.components.study.trials import datasets
+    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
+    from podium.trainer.trial.storage import join_uri, normalise_uri, open_storage
+
+    uri = normalise_uri(store)
+    configs = {data_fingerprint(config): config for config in datasets(study).values()}
+    places = {fingerprint: join_uri(uri, layout.data_key(fingerprint)) for fingerprint in configs}
+    if not dry_run:
+        storage = open_storage(uri)
+        storage.probe()
+        for fingerprint, config in configs.items():
+            manifest = prepare(config, storage)
+            counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in manifest.splits.items())
+            say(f"{fingerprint}: {counts}")
+    if as_json:
+        result_json({"datasets": places})
+    else:
+        for place in places.values():
+            result(place)

@@ -1,0 +1,1 @@
+"""The built-in PyTorch trainer. Start reading at `loop.py`."""

@@ -1,0 +1,143 @@
+"""Shards that lie elsewhere, on this machine while they are needed: a cache bounded by bytes.
+
+Every process of a machine shares it. Whoever first asks for a shard fetches it under a lock, the others wait, so no
+place is asked twice; a name appears only when its bytes were checked. What was not used for longest goes first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from podium.trainer.builtin.data.fineweb import fetch
+from podium.trainer.builtin.data.shards import HEADER_BYTES, Shard, default_cache, open_shard
+from podium.trainer.trial.errors import ConfigError, DataError, StorageError
+from podium.trainer.trial.storage import SCRATCH, open_storage, sha256_of
+from podium.trainer.trial.units import parse_count
+
+LIMIT_VARIABLE = "PODIUM_SHARD_CACHE"
+DEFAULT_LIMIT = "20G"
+ATTEMPTS = 5
+FIRST_WAIT_SECONDS = 1.0
+
+
+def cache_limit() -> int:
+    """Bytes that the cache may hold: `$PODIUM_SHARD_CACHE` (such as 4G), else 20 GB. Raises ConfigError."""
+    given = os.environ.get(LIMIT_VARIABLE) or DEFAULT_LIMIT
+    try:
+        return int(parse_count(given))
+    except ValueError as error:
+        raise ConfigError(f"{LIMIT_VARIABLE}: {error}") from None
+
+
+class ShardCache:
+    """The shards of one source."""
+
+    def __init__(self, source: str, folder: Path | None = None, limit_bytes: int | None = None) -> None:
+        """`folder` and `limit_bytes` are the user's cache and `cache_limit()` by default."""
+        self._source = source
+        self._folder = folder or default_cache() / "shards"
+        self.limit_bytes = cache_limit() if limit_bytes is None else limit_bytes
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="podium-shards")
+        self._in_use: dict[str, None] = {}
+
+    def path(self, shard: Shard) -> Path:
+        """The shard on this machine, fetched if need be. Raises DataError or StorageError where it can't be had."""
+        path = self._folder / self._name(shard)
+        self._use(path.name)
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with _locked(path.with_suffix(".lock")):
+            if not path.is_file() or path.stat().st_size != size_of(shard):
+                self._fetch(shard, path)
+            os.utime(path)
+        self._evict()
+        return path
+
+    def want(self, shard: Shard) -> None:
+        """Begin to fetch a shard that will be needed next, beside whatever goes on."""
+        self._use(self._name(shard))
+        self._thread.submit(self._quietly, shard)
+
+    def close(self) -> None:
+        """End the thread, with the fetch that is under way."""
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def _quietly(self, shard: Shard) -> None:
+        try:
+            self.path(shard)
+        except (DataError, StorageError) as error:
+            # whoever needs it will ask again, and is told
+            print(f"not fetched ahead: {error}", flush=True)
+
+    def _use(self, name: str) -> None:
+        """The last two that were asked for are the one at hand and the next: they stay."""
+        self._in_use.pop(name, None)
+        self._in_use[name] = None
+        while len(self._in_use) > 2:
+            self._in_use.pop(next(iter(self._in_use)))
+
+    def _fetch(self, shard: Shard, path: Path) -> None:
+        temp = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
+        try:
+            self._download(shard, temp)
+            if temp.stat().st_size != size_of(shard):
+                raise DataError(
+                    f"{self._source}: {shard.file} must have {size_of(shard)} bytes, as when the dataset was prepared, "
+                    f"got {temp.stat().st_size}"
+                )
+            if shard.sha256 is not None and sha256_of(temp) != shard.sha256:
+                raise DataError(f"{self._source}: {shard.file} does not have the sha256 that its place gave for it")
+            open_shard(temp)
+            temp.rename(path)
+        finally:
+            temp.unlink(missing_ok=True)
+
+    def _download(self, shard: Shard, temp: Path) -> None:
+        if self._source.startswith("s3://") and shard.stamp:
+            now = open_storage(self._source).stamp(shard.file)
+            if now != shard.stamp:
+                raise DataError(f"{self._source}: {shard.file} was replaced since the dataset was prepared")
+        wait = FIRST_WAIT_SECONDS
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                fetch(self._source, shard.file, temp)
+                return
+            except (DataError, StorageError) as error:
+                if attempt == ATTEMPTS:
+                    raise
+                print(f"{error}; trying again in {wait:g} s", flush=True)
+            time.sleep(wait)
+            wait *= 2
+
+    def _evict(self) -> None:
+        with _locked(self._folder / ".lock"):
+            held = sorted(self._folder.glob("*.bin"), key=lambda path: path.stat().st_mtime_ns)
+            total = sum(path.stat().st_size for path in held)
+            for path in held:
+                if total <= self.limit_bytes:
+                    return
+                if path.name not in self._in_use:
+                    total -= path.stat().st_size
+                    path.unlink()  # a process that has it mapped keeps its bytes
+
+    def _name(self, shard: Shard) -> str:
+        identity = repr((self._source, shard.file, shard.sha256 or shard.stamp))
+        return f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{Path(shard.file).name}"
+
+
+def size_of(shard: Shard) -> int:
+    """Bytes of the file."""
+    return HEADER_BYTES + 2 * shard.tokens
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,241 @@
+"""What a run leaves: `result.json`, written last. What could not be measured is null, never a number."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from podium.trainer.trial.section import Section
+
+
+class Status(StrEnum):
+    """How a trial ended. Every one of these is a result, not a failure of the system."""
+
+    COMPLETED = "completed"
+    TARGET_REACHED = "target_reached"
+    MISSED_TARGET = "missed_target"
+    KILLED = "killed"
+    DIVERGED = "diverged"
+    COLLAPSED = "collapsed"
+    OUT_OF_MEMORY = "out_of_memory"
+    BROKEN = "broken"
+    CANCELLED = "cancelled"
+    NOT_RUN_BUDGET = "not_run_budget"
+
+
+class ParameterCounts(Section):
+    """Exact numbers of trainable parameters, by part. `total` counts a tied matrix once."""
+
+    total: int
+    embedding: int
+    attention: int
+    feed_forward: int
+    norm: int
+    output: int
+    """The output projection; 0 where it is tied to the embedding."""
+    router: int = 0
+    """The routers of a mixture of experts."""
+    active: int | None = None
+    """Parameters that one token passes through, of a mixture of experts; None where that is all."""
+
+
+class Crossing(Section):
+    """The first evaluation under a target loss; null where there was none."""
+
+    loss: float
+    step: int | None = None
+    tokens: int | None = None
+    seconds: float | None = None
+    """On the training clock."""
+
+
+class Versions(Section):
+    """What ran. Recorded, not hashed, but for the trainer's own sources."""
+
+    podium: str
+    commit: str | None = None
+    image: str | None = None
+    python: str | None = None
+    torch: str | None = None
+    cuda: str | None = None
+    device: str | None = None
+    threads: int | None = None
+    world_size: int = 1
+
+
+class TrialResult(Section):
+    """The result of one run. Losses in nats per token; `perplexity` is exp(loss)."""
+
+    format_version: int = 1
+    run_name: str
+    fingerprint: str | None = None
+    labels: dict[str, str] = {}
+    status: Status
+    reason: str
+    """One sentence: why it ended as it did."""
+    seed: int
+    steps: int = 0
+    tokens: int = 0
+    passes: float | None = None
+    """Training tokens over the tokens of the training split."""
+    final_train_loss: float | None = None
+    final_val_loss: float | None = None
+    """The declared evaluation at the last step; of a killed run, at the look where the rule was met."""
+    final_val_perplexity: float | None = None
+    final_bits_per_byte: float | None = None
+    best_val_loss: float | None = None
+    best_val_perplexity: float | None = None
+    best_step: int | None = None
+    target_loss: float | None = None
+    reached_target: bool | None = None
+    time_to_target_seconds: float | None = None
+    """On the training clock; null on a miss, which takes at least `training_seconds`."""
+    targets: list[Crossing] = []
+    """Every declared target, the highest loss first."""
+    kill_tokens: int | None = None
+    """Where the kill rule was met."""
+    stopped_tokens: int | None = None
+    """Where that was noticed."""
+    kill_detail: str | None = None
+    training_seconds: float | None = None
+    """Evaluation, compilation, checkpoints and untimed steps apart. Summed over attempts."""
+    evaluation_seconds: float | None = None
+    compile_seconds: float | None = None
+    checkpoint_seconds: float | None = None
+    untimed_seconds: float | None = None
+    """Of the first steps, where the run was asked to leave them out of `training_seconds`."""
+    tokens_per_second: float | None = None
+    peak_memory_bytes: int | None = None
+    parameters: ParameterCounts | None = None
+    d_model: int | None = None
+    n_layers: int | None = None
+    n_heads: int | None = None
+    d_ff: int | None = None
+    device_seconds: float | None = None
+    """Wall-clock seconds × devices over which devices were held, lost attempts included. Filled by the conductor."""
+    cost_usd: float | None = None
+    """Filled by the conductor; lost attempts included."""
+    attempts: int = 1
+    memory_fallbacks: list[str] = []
+    """What was made smaller because memory ran out, a sentence each."""
+    final_val_loss_by_domain: dict[str, float] | None = None
+    """The final evaluation by domain of the text, where the data has domains."""
+    log_tail: list[str] = []
+    """The last 20 lines of the log of a broken trial."""
+    final_model: str | None = None
+    best_model: str | None = None
+    last_checkpoint: str | None = None
+    """Keys of the files, relative to the run's folder, so that a moved store stays readable."""
+    versions: Versions | None = None
+
+    @property
+    def clocks(self) -> tuple[float | None, ...]:
+        """Seconds of everything that the trainer's own clock counts apart."""
+        return (
+            self.training_seconds,
+            self.evaluation_seconds,
+            self.compile_seconds,
+            self.checkpoint_seconds,
+            self.untimed_seconds,
+        )
+
+
+# `metrics.jsonl`: one JSON object a line, and the curve of evaluations in it.
+#
+# A train line has `step tokens train_loss learning_rate gradient_norm train_seconds`, an evaluation line has `step
+# tokens val_loss val_perplexity bits_per_byte gradient_norm train_seconds` (`gradient_norm` there is the mean over
+# the steps since the evaluation before), and `val_loss/<domain>` where the data has domains. A line is told by having
+# `val_loss`, `train_loss` or, of a mixture's routers (`routing_metrics`), `router`. `train_seconds` is the training
+# clock. A value that is not finite is written as null.
+
+DOMAIN = "val_loss/"
+"""Before a domain's name: the validation loss over its sequences alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One evaluation."""
+
+    step: int
+    tokens: int
+    val_loss: float | None
+    """Nats per token; None where it was not finite."""
+    gradient_norm: float | None = None
+    train_seconds: float | None = None
+    bits_per_byte: float | None = None
+    by_domain: Mapping[str, float | None] | None = None
+    """Nats per token by domain of the text; None where the data has none."""
+
+
+Curve = Sequence[Point]
+"""Evaluations in the order of tokens."""
+
+
+def read_lines(text: str) -> list[dict[str, float | int | None]]:
+    """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    return [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
+
+
+def curve_of(lines: Iterable[dict[str, float | int | None]]) -> list[Point]:
+    """The evaluations among metric lines, sorted by tokens, the last of each token count."""
+    points: dict[int, Point] = {}
+    for line in lines:
+        if "val_loss" not in line:
+            continue
+        tokens = line["tokens"]
+        assert isinstance(tokens, int)
+        points[tokens] = Point(
+            step=int(line["step"] or 0),
+            tokens=tokens,
+            val_loss=line["val_loss"],
+            gradient_norm=line.get("gradient_norm"),
+            train_seconds=line.get("train_seconds"),
+            bits_per_byte=line.get("bits_per_byte"),
+            by_domain=_by_domain(line),
+        )
+    return [points[tokens] for tokens in sorted(points)]
+
+
+def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None] | None:
+    return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
+
+
+def mean_curve(curves: Sequence[Curve]) -> list[Point]:
+    """The mean over seeds at the token counts that every curve has."""
+    if not curves:
+        return []
+    by_tokens = [{point.tokens: point for point in curve} for curve in curves]
+    shared = sorted(set.intersection(*(set(points) for points in by_tokens)))
+    return [_mean_point([points[tokens] for points in by_tokens]) for tokens in shared]
+
+
+def _mean_point(points: Sequence[Point]) -> Point:
+    def mean(values: list[float | None]) -> float | None:
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if len(known) == len(values) else None
+
+    return Point(
+        step=points[0].step,
+        tokens=points[0].tokens,
+        val_loss=mean([point.val_loss for point in points]),
+        gradient_norm=mean([point.gradient_norm for point in points]),
+        train_seconds=mean([point.train_seconds for point in points]),
+        bits_per_byte=mean([point.bits_per_byte for point in points]),
+    )
+
+
+METRICS = "metrics.jsonl"
+
+
+RESULT = "result.json"
+
+
+NOTE = "note.md"
+
+
+def finite(value: float) -> float | None:
+    """The value, or None where it is infinite or not a number: a missing measurement stays missing."""
+    return value if math.isfinite(value) else None
