@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from podium.components.study.layout import StepFailure, clear_failure, note_failure
-from podium.trainer.trial.errors import PodiumError, UserError
+from podium.trainer.trial.errors import ExitCode, PodiumError, UserError
 from podium.trainer.trial.storage import open_storage
 
 PIPELINE_PID = "PODIUM_PIPELINE_PID"
@@ -33,9 +33,6 @@ FAILURE_FILE = "PODIUM_FAILURE_FILE"
 
 PRIORITY_CLASS = "PODIUM_PRIORITY_CLASS"
 """Environment: PriorityClass of the Jobs that a step starts, over the installation's."""
-
-USER_ERROR = 2
-"""Exit code of a step that refuses its input; as for the command line."""
 
 Kind = Literal["user", "failed", "crash"]
 
@@ -60,10 +57,10 @@ def step_process(
         yield
     except UserError as error:
         told.report("user", error.message)
-        raise SystemExit(USER_ERROR) from None
+        raise SystemExit(ExitCode.USER_ERROR) from None
     except PodiumError as error:
         told.report("failed", str(error))
-        raise SystemExit(1) from None
+        raise SystemExit(ExitCode.CRASH) from None
     except Exception as error:
         told.report("crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)
         raise

@@ -19,7 +19,7 @@ from podium.components.study import layout
 from podium.components.study.layout import StepFailure, failure_of, run_of
 from podium.components.study.run import exit_code
 from podium.pipelines.kubeflow.api import Kubeflow, KubeflowError, KubeflowRun, UnreachableError
-from podium.trainer.trial.errors import PodiumError
+from podium.trainer.trial.errors import ExitCode, PodiumError
 from podium.trainer.trial.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ OUTAGE_SECONDS = 600.0
 """How long Kubeflow may be away before waiting ends; the run itself goes on without anybody waiting."""
 RETRY_START_SECONDS = 120.0
 """How long Kubeflow may take to take a retry up."""
-USER_ERROR, INCOMPLETE, INTERRUPTED = 2, 5, 130
 
 Look = Callable[[KubeflowRun, "Run | None"], None]
 
@@ -46,8 +45,8 @@ class Finished:
     reason: str
     """Why, in a sentence; empty where the run's verdicts say it."""
     retries: int
-    exit_code: int
-    """As of `podium run`: 0, 2, 3, 4, 5 or 130."""
+    exit_code: ExitCode
+    """As of `podium run`."""
 
 
 def wait(
@@ -167,19 +166,20 @@ def _await_retry(kubeflow: Kubeflow, before: KubeflowRun, event: Callable[[str],
 def _finished(found: KubeflowRun, failure: StepFailure | None, place: _Place, retries: int) -> Finished:
     run = place.run()
     if found.was_cancelled or place.is_cancelled():
-        return Finished(run.id if run else None, "cancelled", "the run was cancelled", retries, INTERRUPTED)
+        return Finished(run.id if run else None, "cancelled", "the run was cancelled", retries, ExitCode.INTERRUPTED)
     if found.state == "FAILED":
         state = run.state() if run is not None else "failed"
         if failure is not None and failure.kind == "user":
-            return Finished(run.id if run else None, state, failure.message, retries, USER_ERROR)
+            return Finished(run.id if run else None, state, failure.message, retries, ExitCode.USER_ERROR)
         reason = f"{_lost(found, failure)}{_unread(place)}; podium submit the same again goes on from here"
-        return Finished(run.id if run else None, state, reason, retries, INCOMPLETE)
+        return Finished(run.id if run else None, state, reason, retries, ExitCode.INCOMPLETE)
     if run is not None:
         return Finished(run.id, run.state(), "", retries, exit_code(run.state()))
     # Kubeflow's SUCCEEDED says that no step failed; only the last one tells that a model was registered
     registered = any(each.name.lower() == "register" and each.state == "SUCCEEDED" for each in found.tasks)
     reason = f"every step that ran has succeeded{_unread(place)}"
-    return Finished(None, found.state.lower(), reason, retries, 0 if registered else INCOMPLETE)
+    code = ExitCode.CONCLUDED if registered else ExitCode.INCOMPLETE
+    return Finished(None, found.state.lower(), reason, retries, code)
 
 
 def _lost(found: KubeflowRun, failure: StepFailure | None) -> str:

@@ -19,8 +19,6 @@ from pathlib import Path
 from podium.components.launch.launcher import (
     ATTEMPT_VARIABLE,
     BEAT_SECONDS,
-    RUN_AGAIN,
-    USER_ERROR,
     Attempt,
     Attempts,
     Ended,
@@ -41,7 +39,7 @@ from podium.components.study.layout import CANCEL, LEASE, RUNS, TrialKey, run_ke
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial, stage_seeds
 from podium.components.verdicts.verdict import MoreTrials
-from podium.trainer.trial.errors import InUseError, NotFoundError, UserError
+from podium.trainer.trial.errors import ExitCode, InUseError, NotFoundError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.trial.result import Point, Status, TrialResult
 from podium.trainer.trial.stopping import Kill
@@ -411,8 +409,8 @@ class StageLoop:
         # A trial whose folder another process holds refuses to start like one whose config can't be run.
         lease = f"{trial.key.folder}/{LEASE}"
         free_dead_lease(self._run.storage, lease, ended.hosts)
-        held = ended.code == USER_ERROR and is_live(self._run.storage, lease)
-        told = ended.code in (RUN_AGAIN, None) or held or bool(kill or self._stopped)
+        held = ended.code == ExitCode.USER_ERROR and is_live(self._run.storage, lease)
+        told = ended.code in (ExitCode.RUN_AGAIN, None) or held or bool(kill or self._stopped)
         attempts = live.before.begin().last(
             Attempt(seconds=round(ended.seconds, 3), ended=True, code=ended.code, crashed=result is None and not told)
         )
@@ -423,7 +421,7 @@ class StageLoop:
             self._finish(trial, self._records.killed(trial, None, kill))
         elif held:
             self._elsewhere.add(trial)
-        elif not told and (attempts.crashes > self._declared.retries or ended.code == USER_ERROR):
+        elif not told and (attempts.crashes > self._declared.retries or ended.code == ExitCode.USER_ERROR):
             self._finish(trial, self._records.broken(trial, attempts, ended))
         elif not self._stopped:
             delay = FIRST_DELAY_SECONDS * 2 ** min(len(attempts.attempts) - 1, 16)

@@ -17,8 +17,8 @@ from datetime import datetime
 
 from podium.components.launch.job_cluster import ApiError, Cluster, JobWatch, Listed, Object, Seen, slim
 from podium.components.launch.job_manifest import CONTAINER, JOB_NAME, JobMaker
-from podium.components.launch.launcher import NOT_STARTED, OVERDUE, RUN_AGAIN, TAIL_LINES, USER_ERROR, Ended, Task
-from podium.trainer.trial.errors import UserError
+from podium.components.launch.launcher import TAIL_LINES, Ended, Task
+from podium.trainer.trial.errors import ExitCode, UserError
 
 # How a Job stands and how it ended, read from what the API server says of it and of its pods.
 
@@ -69,12 +69,12 @@ def end_of(job: Object, pods: Iterable[Object]) -> End:
     failed = condition(job, "Failed") or {}
     said, pods = str(failed.get("message") or ""), list(pods)
     if failed.get("reason") == "DeadlineExceeded":
-        return End(OVERDUE, f"it ran into the deadline of {job['spec'].get('activeDeadlineSeconds')} s")
+        return End(ExitCode.OVERDUE, f"it ran into the deadline of {job['spec'].get('activeDeadlineSeconds')} s")
     ends = sorted((end for pod in pods if (end := _end_of_pod(pod)) is not None), key=lambda end: end[:2])
     if ends:
         return ends[0][2]
     if DISRUPTION in said:
-        return End(RUN_AGAIN, "its pod was taken away (preempted, drained or its node is gone)")
+        return End(ExitCode.RUN_AGAIN, "its pod was taken away (preempted, drained or its node is gone)")
     code = re.search(r"exit code (\d+)", said)
     return End(int(code[1])) if code else End(None, said)
 
@@ -87,7 +87,7 @@ def _end_of_pod(pod: Object) -> tuple[int, str, End] | None:
         return 0, "", End(1, f"evicted: {str(status.get('message') or '').strip()}", pod=name)
     if disruption is not None:
         words = str(disruption.get("message") or disruption.get("reason") or "").rstrip(".")
-        return 1, "", End(RUN_AGAIN, f"its pod was taken away: {words}", pod=name)
+        return 1, "", End(ExitCode.RUN_AGAIN, f"its pod was taken away: {words}", pod=name)
     ended = terminated(pod)
     if ended is None:
         return None
@@ -101,7 +101,7 @@ def _end_of_pod(pod: Object) -> tuple[int, str, End] | None:
         return 2, when, End(end.code, words, out_of_memory=True, pod=name, message=end.message)
     if ended.get("reason") in ("ContainerCannotRun", "StartError"):
         return 2, when, End(end.code, f"its container could not start: {end.message}", pod=name)
-    return (2 if code == USER_ERROR else 3), when, end
+    return (2 if code == ExitCode.USER_ERROR else 3), when, end
 
 
 def terminated(pod: Object) -> Object | None:
@@ -726,7 +726,7 @@ class JobLauncher:
         self._look.look(everything)
         for held in everything:
             if held.why is not None and held.is_stuck_for(self._maker.settings.start_seconds, now):
-                self._end(held, OVERDUE_SECONDS, End(NOT_STARTED, held.why.words))
+                self._end(held, OVERDUE_SECONDS, End(ExitCode.NOT_STARTED, held.why.words))
 
     def _bury(self, held: Held) -> Ended:
         end = held.end

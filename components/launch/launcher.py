@@ -21,13 +21,6 @@ stand-in trainer, or somebody's own, goes in. It owes the same: read config.json
 ATTEMPT_VARIABLE = "PODIUM_ATTEMPT"
 """Number of this attempt at the trial, from 1."""
 
-USER_ERROR = 2
-"""Exit code of a trial whose config can't be run: trying again would not help."""
-OVERDUE, NOT_STARTED = 124, 125
-"""In place of an exit code: a task that was ended at its deadline, one that could not be started at all."""
-RUN_AGAIN = 75
-"""Exit code (EX_TEMPFAIL) of a trial that saved because it was told to: not a failure, run it again."""
-
 TAIL_LINES = 20
 """Of a log, what a result keeps where a trial failed."""
 

@@ -10,13 +10,13 @@ from typing import Any
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import ApiError, Cluster, open_cluster
 from podium.components.launch.job_manifest import JobMaker, RunOnCluster, check_jobs
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, RUN_AGAIN, Ended, Launcher, Task, WaitingNotes
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, Ended, Launcher, Task, WaitingNotes
 from podium.components.launch.process import open_process_launcher
 from podium.components.study.fingerprint import trainer_digest
 from podium.components.study.layout import CANCEL, JOBS
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
-from podium.trainer.trial.errors import NotFoundError, PodiumError, Problem, UserError
+from podium.trainer.trial.errors import ExitCode, NotFoundError, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE
 from podium.trainer.trial.storage import Storage, to_json
 
@@ -112,7 +112,7 @@ def run_task(run: Run, launcher: Launcher, task: Task) -> list[Ended]:
                 raise PodiumError(f"run {run.id} was cancelled")
         notes.tell({})
         ends += ended
-        if ends[-1].code not in (RUN_AGAIN, None) or len(ends) == MOST_STARTS:
+        if ends[-1].code not in (ExitCode.RUN_AGAIN, None) or len(ends) == MOST_STARTS:
             return ends
         time.sleep(DELAY_SECONDS)
         task = replace(task, attempt=task.attempt + 1)

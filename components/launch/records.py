@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from podium.components.launch.launcher import NOT_STARTED, TAIL_LINES, USER_ERROR, Attempts, Ended, read_attempts
+from podium.components.launch.launcher import TAIL_LINES, Attempts, Ended, read_attempts
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import LEASE, TrialKey
@@ -16,7 +16,7 @@ from podium.components.study.run import Run
 from podium.components.study.trials import Trial
 from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
-from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.result import Curve, Point, Status, TrialResult, curve_of, mean_curve, read_lines
 from podium.trainer.trial.stopping import Kill, KillRule, kill_point, perplexity_of
 from podium.trainer.trial.storage import Storage, join_uri, to_json
@@ -257,8 +257,8 @@ class Records:
         how = f"signal {-ended.code}" if ended.code is not None and ended.code < 0 else f"exit code {ended.code}"
         if ended.code == 0:
             how = "exit code 0, but no result"
-        why = "its config can't be run" if ended.code == USER_ERROR else f"crashed {attempts.crashes} times"
-        if ended.code == NOT_STARTED:
+        why = "its config can't be run" if ended.code == ExitCode.USER_ERROR else f"crashed {attempts.crashes} times"
+        if ended.code == ExitCode.NOT_STARTED:
             reason = f"could not be started, tried {attempts.crashes} times: {ended.reason}"
         elif ended.reason:
             reason = f"{why}; the last attempt ended with {how}: {ended.reason}"

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from podium.components.launch.conductor import copy_object
-from podium.components.launch.launcher import USER_ERROR, Ended, Launcher, Task, trial_command
+from podium.components.launch.launcher import Ended, Launcher, Task, trial_command
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.launch.tracker import Tracker
 from podium.components.study.cost import run_usd, usd_of_seconds
@@ -28,7 +28,7 @@ from podium.components.study.trials import gate_stages, stage_seeds, trial_confi
 from podium.trainer.builtin.config import RunSpec, ScheduleConfig, TrainConfig
 from podium.trainer.builtin.model_config import RouterConfig
 from podium.trainer.builtin.routing_metrics import routing_of
-from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.result import Status, TrialResult, read_lines
 from podium.trainer.trial.section import Section
@@ -352,7 +352,7 @@ def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]
             folder=folder,
         )
         attempts += run_task(run, launcher, task)
-        if attempts[-1].code in (0, USER_ERROR):
+        if attempts[-1].code in (0, ExitCode.USER_ERROR):
             break
     return attempts
 

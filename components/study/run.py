@@ -46,7 +46,7 @@ from podium.components.verdicts.verdict import (
 )
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import data_fingerprint
-from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import is_live
 from podium.trainer.trial.result import Status, TrialResult
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
@@ -58,12 +58,17 @@ if TYPE_CHECKING:
 # What a run's state is, in the words of `podium status`, and the exit code that goes with it.
 
 STATES = ("running", "succeeded", "stopped", "gate_failed", "incomplete", "awaiting_approval", "cancelled")
-_EXIT_CODES = {"succeeded": 0, "stopped": 3, "gate_failed": 4, "cancelled": 130}
+_EXIT_CODES = {
+    "succeeded": ExitCode.CONCLUDED,
+    "stopped": ExitCode.STOPPED,
+    "gate_failed": ExitCode.GATE_FAILED,
+    "cancelled": ExitCode.INTERRUPTED,
+}
 
 
-def exit_code(state: str) -> int:
-    """0 succeeded, 3 stopped by verdict, 4 gate failed, 130 cancelled, 5 for what is not concluded."""
-    return _EXIT_CODES.get(state, 5)
+def exit_code(state: str) -> ExitCode:
+    """The exit code of a command that ends with the run in this state: 5 for every state that is not concluded."""
+    return _EXIT_CODES.get(state, ExitCode.INCOMPLETE)
 
 
 def run_state(run: Run) -> str:

@@ -9,7 +9,6 @@ import typer
 from podium.pipelines.cli.options import (
     Ca,
     Cookie,
-    Exit,
     Host,
     Insecure,
     InstallationFile,
@@ -24,6 +23,7 @@ from podium.pipelines.cli.options import (
     stdout,
 )
 from podium.pipelines.cli.submit import StoreOption
+from podium.trainer.trial.errors import ExitCode
 
 if TYPE_CHECKING:
     from podium.pipelines.doctor.cluster import Finding
@@ -96,7 +96,7 @@ def doctor(
     else:
         _print(found)
     if failed:
-        raise typer.Exit(Exit.USER_ERROR)
+        raise typer.Exit(ExitCode.USER_ERROR)
 
 
 def _print(found: list[Finding]) -> None:

@@ -11,7 +11,8 @@ from typer.core import TyperGroup
 
 import podium
 from podium.pipelines.cli import control, doctor, look, plan, power, results, run, submit
-from podium.pipelines.cli.options import Exit, result, say
+from podium.pipelines.cli.options import result, say
+from podium.trainer.trial.errors import ExitCode, PodiumError, StorageError, UserError
 
 PANELS: dict[str, list[Callable[..., None]]] = {
     "Studies": [plan.studies, plan.new, plan.validate],
@@ -42,16 +43,14 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             say("interrupted")
-            raise typer.Exit(Exit.INTERRUPTED) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
-            from podium.trainer.trial.errors import PodiumError, StorageError, UserError
-
             if not isinstance(error, PodiumError) or os.environ.get("PODIUM_DEBUG"):
                 raise
             say(f"podium: {error}")
             # A step that broke by no mistake of the user's leaves a run that the same command takes up again.
             mendable = isinstance(error, UserError | StorageError)
-            raise typer.Exit(Exit.USER_ERROR if mendable else Exit.INCOMPLETE) from None
+            raise typer.Exit(ExitCode.USER_ERROR if mendable else ExitCode.INCOMPLETE) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the first page plainly: typer's own takes 0.3 s to import what it draws with."""

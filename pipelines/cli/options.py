@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from enum import IntEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -209,30 +208,7 @@ def address(
     )
 
 
-# Where output goes and what an exit code means: results on stdout, everything that accompanies them on stderr.
-
-
-class Exit(IntEnum):
-    """Exit codes of every command."""
-
-    CONCLUDED = 0
-    USER_ERROR = 2
-    STOPPED = 3
-    GATE_FAILED = 4
-    INCOMPLETE = 5
-    INTERRUPTED = 130
-
-
-OF_STATE = {
-    "succeeded": Exit.CONCLUDED,
-    "stopped": Exit.STOPPED,
-    "gate_failed": Exit.GATE_FAILED,
-    "incomplete": Exit.INCOMPLETE,
-    "awaiting_approval": Exit.INCOMPLETE,
-    "running": Exit.INCOMPLETE,
-    "cancelled": Exit.INTERRUPTED,
-}
-"""A run's state → the exit code of `podium run`."""
+# Output: results on stdout, everything that accompanies them on stderr.
 
 
 def stdout() -> Console:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from podium.pipelines.cli.find import all_runs, open_run
-from podium.pipelines.cli.options import Exit, Json, RunArgument, Store, result, result_json, stdout
+from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, stdout
+from podium.trainer.trial.errors import ExitCode
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -152,7 +153,7 @@ def verify(
             f"{found.trials} results compared with its inputs"
         )
     if not found.ok:
-        raise typer.Exit(Exit.STOPPED)
+        raise typer.Exit(ExitCode.STOPPED)
 
 
 # `podium compare`: runs, files and folders beside each other or beside a target, with the tests that fit.

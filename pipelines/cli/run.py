@@ -13,13 +13,11 @@ import typer
 
 from podium.pipelines.cli.options import (
     IDENTITY,
-    OF_STATE,
     SCHEDULE,
     AxisName,
     BaselineChoice,
     Budget,
     Data,
-    Exit,
     Gpus,
     Json,
     Launcher,
@@ -36,6 +34,7 @@ from podium.pipelines.cli.options import (
     say,
     selection,
 )
+from podium.trainer.trial.errors import ExitCode
 
 if TYPE_CHECKING:
     from podium.components.study.design import Selection
@@ -114,9 +113,10 @@ def run(
     raise typer.Exit(code)
 
 
-def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
+def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
     """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
     from podium.components.study import layout
+    from podium.components.study.run import exit_code
     from podium.pipelines.cli.look import open_view
     from podium.pipelines.local import start_local
     from podium.trainer.trial.lease import Lease
@@ -124,7 +124,7 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
     state = run.state()
     if state in ("succeeded", "stopped"):
         say(f"run {run.id} is complete: nothing is left to do")
-        return OF_STATE[state]
+        return exit_code(state)
     with Lease(run.storage, layout.LEASE, what=f"run {run.id}") as lease:
         run.storage.delete(layout.CANCEL)
         say(f"run {run.id} in {run.uri}")
@@ -136,14 +136,14 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
                 say("interrupted: asking trials to save (Ctrl-C again ends them at once)")
                 pipeline.stop(STOP_GRACE_SECONDS)
                 say("the same command goes on from where it stopped")
-                return Exit.INTERRUPTED
+                return ExitCode.INTERRUPTED
             # a step that ends because the run was cancelled says so as a failure
             if pipeline.failure is not None and not run.storage.exists(layout.CANCEL):
                 raise pipeline.failure.error()
-    return OF_STATE[run.state()]
+    return exit_code(run.state())
 
 
-def conclude(run: Run, code: int, *, as_json: bool) -> None:
+def conclude(run: Run, code: ExitCode, *, as_json: bool) -> None:
     """Print what came out: the object of `--json`, or as the last line winner, verdict and path of the report."""
     summary = summarise(run)
     if as_json:

@@ -14,7 +14,6 @@ from podium.pipelines.cli.options import (
     Ca,
     Cookie,
     Data,
-    Exit,
     Gpus,
     Host,
     Insecure,
@@ -40,6 +39,7 @@ from podium.pipelines.cli.options import (
     say,
     selection,
 )
+from podium.trainer.trial.errors import ExitCode
 
 if TYPE_CHECKING:
     from podium.components.study.design import Overrides
@@ -263,7 +263,7 @@ def _print_submitted(taken: Submitted, *, as_json: bool) -> None:
         say(f"follow it: podium status {taken.id} --store {taken.store}")
 
 
-def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool) -> int:
+def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool) -> ExitCode:
     from podium.pipelines.cli.look import open_view
     from podium.pipelines.cli.run import conclude
     from podium.pipelines.wait import wait
@@ -276,10 +276,10 @@ def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool
             say(
                 f"the run goes on on the cluster: podium status {taken.id} --store {taken.store}, podium cancel ends it"
             )
-            return Exit.INTERRUPTED
+            return ExitCode.INTERRUPTED
     if finished.reason:
         say(f"podium: {finished.reason}")
-    if follower.run is not None and finished.exit_code != Exit.USER_ERROR:
+    if follower.run is not None and finished.exit_code != ExitCode.USER_ERROR:
         conclude(follower.run, finished.exit_code, as_json=as_json)
     elif as_json:
         result_json({"id": taken.id, "link": taken.link, "state": finished.state, "exit_code": finished.exit_code})

@@ -293,9 +293,6 @@ def _host(found: Record) -> str:
 
 # Requests to save and end: a signal, a conductor that is gone, a lease that somebody else took.
 
-EX_TEMPFAIL = 75
-"""Exit code of a run that saved and can go on when started again (sysexits.h)."""
-
 
 class Interrupted(PodiumError):  # noqa: N818  a request, not an error
     """The run ended on request at a step boundary. Started again it goes on."""
