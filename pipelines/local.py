@@ -24,16 +24,15 @@ from typing import TYPE_CHECKING, Any
 from podium.components.prepare_data.gpus import study_gpus
 from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, Kind, end_with
 from podium.components.study.design import Selection
+from podium.components.study.layout import PIPELINE_LOG
 from podium.components.study.load import dump_study
 from podium.pipelines.compile import study_input
 from podium.trainer.trial.errors import PodiumError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.trial.storage import TAIL_LINES, read_end
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
-
-LOG = "logs/pipeline.log"
-TAIL_LINES = 20
 
 
 class PipelineError(PodiumError):
@@ -115,18 +114,17 @@ class LocalPipeline:
         self._closed = True
         if code != 0:
             self._failure = self._read_failure(Path(self._work.name) / "failure.json", code)
-        if self._run.storage.local_path(LOG) is None:
-            self._run.storage.upload(self.log, LOG)
+        if self._run.storage.local_path(PIPELINE_LOG) is None:
+            self._run.storage.upload(self.log, PIPELINE_LOG)
         self._work.cleanup()
 
     def _read_failure(self, path: Path, code: int) -> Failure:
-        where = f"{self._run.storage.uri}/{LOG}"
+        where = f"{self._run.storage.uri}/{PIPELINE_LOG}"
         if path.exists():
             told = json.loads(path.read_text(encoding="utf-8"))
             return Failure(told["step"], told["kind"], told["message"], where)
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        tail = "\n".join(line for line in lines if line.strip())
-        last = "\n".join(tail.splitlines()[-TAIL_LINES:])
+        lines = read_end(self.log).decode(errors="replace").splitlines() if self.log.exists() else []
+        last = "\n".join([line for line in lines if line.strip()][-TAIL_LINES:])
         return Failure(None, "crash", f"the pipeline ended with code {code}; its last lines:\n{last}", where)
 
 
@@ -156,7 +154,7 @@ def start_local(
         },
     }
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    log = run.storage.local_path(LOG) or folder / "pipeline.log"
+    log = run.storage.local_path(PIPELINE_LOG) or folder / "pipeline.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **(env or {}), FAILURE_FILE: str(folder / "failure.json"), "PYTHONUNBUFFERED": "1"}
     if token is not None:

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,18 +30,28 @@ from podium.components.launch.launcher import (
     trial_command,
     write_attempts,
 )
-from podium.components.launch.records import METRICS, Judge, Records, Ruling, read_curve, read_result
+from podium.components.launch.records import Judge, Records, Ruling
 from podium.components.launch.tracker import Tracker
 from podium.components.policies.decide import decide
 from podium.components.study.cost import run_usd
 from podium.components.study.design import Selection
-from podium.components.study.layout import CANCEL, LEASE, RUNS, TrialKey, run_key
+from podium.components.study.layout import ATTEMPTS, CANCEL, LEASE, RUNS, TRIALS, TrialKey, run_key
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial, stage_seeds
 from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.trial.errors import ExitCode, InUseError, NotFoundError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
-from podium.trainer.trial.result import Point, Status, TrialResult
+from podium.trainer.trial.result import (
+    CONFIG,
+    METRICS,
+    RESULT,
+    SYNC,
+    Point,
+    Status,
+    TrialResult,
+    read_curve,
+    read_result,
+)
 from podium.trainer.trial.stopping import Kill
 from podium.trainer.trial.storage import Storage, join_uri
 
@@ -84,8 +94,7 @@ def _bare_task(trial: Trial) -> Task:
 
 # Screening results that another run of the same store has already paid for.
 
-RESULT = "result.json"
-_OWN = ("config.json", "lease.json", "attempts.json", "sync.json", RESULT)
+_OWN = (CONFIG, LEASE, ATTEMPTS, SYNC, RESULT)
 """What belongs to the run that trained, or is written here anew."""
 _REUSABLE = (
     Status.COMPLETED,
@@ -108,18 +117,15 @@ class Reuse:
         if not run.study.stages[stage].proof:
             for key in run.store.list(RUNS):
                 other, _, path = key.removeprefix(f"{RUNS}/").partition("/")
-                if other != run.id and path.startswith("trials/") and path.endswith(f"/{RESULT}"):
+                if other != run.id and path.startswith(f"{TRIALS}/") and path.endswith(f"/{RESULT}"):
                     self._others.setdefault(other, set()).add(path.removesuffix(f"/{RESULT}"))
 
     def take(self, trial: Trial) -> TrialResult | None:
         """Copy the trial's files from another run, its result last, with a ledger entry. None where no run has it."""
         for other in sorted(other for other, folders in self._others.items() if trial.key.folder in folders):
             source = self._run.store.child(run_key(other)).child(trial.key.folder)
-            try:
-                result = TrialResult.model_validate_json(source.read_bytes(RESULT))
-            except NotFoundError:  # a run that is being removed
-                continue
-            if result.fingerprint == trial.fingerprint and result.status in _REUSABLE:
+            result = read_result(source)  # None of a run that is being removed
+            if result is not None and result.fingerprint == trial.fingerprint and result.status in _REUSABLE:
                 # The entry goes first: a copy that is cut off is begun again, and never counted as trained here.
                 self._run.ledger.append("reuse", trial.key.name, run=other, fingerprint=trial.fingerprint)
                 target = self._run.storage.child(trial.key.folder)
@@ -181,13 +187,13 @@ class Elsewhere:
     def over(self, *, stopped: bool) -> Iterator[tuple[Trial, TrialResult | None]]:
         """Those that nobody trains any more, with their results as far as they have one; all where we have stopped."""
         for name, trial in list(self.trials.items()):
-            result = read_result(self._run.storage, trial.key)
+            result = read_result(self._run.storage, trial.key.folder)
             if result is not None or stopped or not self._is_held(trial):
                 del self.trials[name]
                 yield trial, result
 
     def _is_held(self, trial: Trial) -> bool:
-        lease = f"{trial.key.folder}/{LEASE}"
+        lease = trial.key.file(LEASE)
         return self._run.storage.exists(lease) and is_live(self._run.storage, lease)
 
 
@@ -205,7 +211,7 @@ class Curves:
     def read(self, key: TrialKey) -> list[Point]:
         """The evaluations of a trial so far; none where it has not measured anything yet."""
         try:
-            stamp = self._storage.stamp(f"{key.folder}/{METRICS}")
+            stamp = self._storage.stamp(key.file(METRICS))
         except NotFoundError:
             return []
         known = self._known.get(key)
@@ -228,10 +234,9 @@ def free_dead_lease(storage: Storage, key: str, hosts: Collection[str]) -> None:
     """Remove the lease `key` if one of these hosts, which have ended, holds it."""
     if not hosts:
         return
-    with suppress(NotFoundError):
-        holder = str(storage.read_json(key)["host"]).partition("/")[0]
-        if holder in hosts:
-            storage.delete(key)
+    holder = str(storage.read_json(key, {}).get("host", "")).partition("/")[0]
+    if holder in hosts:
+        storage.delete(key)
 
 
 # The loop of a stage's conductor: what is started when, what follows from an end, what is looked at meanwhile.
@@ -318,7 +323,7 @@ class StageLoop:
             self._records.more_trials(answer)
             self._settle(more)
         self._notes.tell({})
-        finished = sum(self._run.storage.exists(f"{trial.key.folder}/result.json") for trial in self._trials.values())
+        finished = sum(self._run.storage.exists(trial.key.file(RESULT)) for trial in self._trials.values())
         return Conducted(len(self._trials), finished, self._stopped, self._cancelled)
 
     def wind_up(self) -> None:
@@ -336,7 +341,7 @@ class StageLoop:
         self._trials |= {trial.key.name: trial for trial in trials}
         # The baseline goes first, all seeds of it: its curve is what the kill rule waits for.
         for trial in sorted(trials, key=lambda trial: trial.variant.name != self._baseline):
-            result = read_result(self._run.storage, trial.key)
+            result = read_result(self._run.storage, trial.key.folder)
             if result is None:
                 self._waiting.append(trial)
             else:
@@ -405,9 +410,9 @@ class StageLoop:
     def _ended(self, ended: Ended) -> None:
         live = self._live.pop(ended.task.name)
         trial, kill = live.trial, self._judge.kill_of(live.trial.key)
-        result = read_result(self._run.storage, trial.key)
+        result = read_result(self._run.storage, trial.key.folder)
         # A trial whose folder another process holds refuses to start like one whose config can't be run.
-        lease = f"{trial.key.folder}/{LEASE}"
+        lease = trial.key.file(LEASE)
         free_dead_lease(self._run.storage, lease, ended.hosts)
         held = ended.code == ExitCode.USER_ERROR and is_live(self._run.storage, lease)
         told = ended.code in (ExitCode.RUN_AGAIN, None) or held or bool(kill or self._stopped)
@@ -448,7 +453,7 @@ class StageLoop:
         for ruling in rulings:
             self._curves.forget(ruling.key)
             trial = self._trials[ruling.key.name]
-            result = read_result(self._run.storage, trial.key)
+            result = read_result(self._run.storage, trial.key.folder)
             assert result is not None
             if ruling.kill is not None:
                 result = self._records.killed(trial, result, ruling.kill)
@@ -532,7 +537,7 @@ def conduct(
             launcher.close()
             raise
         if tracking_uri is not None:
-            stack.enter_context(Tracker(run, stage, f"trials/{stage}", tracking_uri))
+            stack.enter_context(Tracker(run, stage, tracking_uri))
         stack.callback(launcher.close)
         loop = StageLoop(run, stage, launcher, chosen, command, beat, lease)
         try:

@@ -17,8 +17,9 @@ from datetime import datetime
 
 from podium.components.launch.job_cluster import ApiError, Cluster, JobWatch, Listed, Object, Seen, slim
 from podium.components.launch.job_manifest import CONTAINER, JOB_NAME, JobMaker
-from podium.components.launch.launcher import TAIL_LINES, Ended, Task
+from podium.components.launch.launcher import Ended, Task
 from podium.trainer.trial.errors import ExitCode, UserError
+from podium.trainer.trial.storage import TAIL_LINES
 
 # How a Job stands and how it ended, read from what the API server says of it and of its pods.
 

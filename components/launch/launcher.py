@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podium.components.study.layout import WAITING
-from podium.trainer.trial.errors import NotFoundError, StorageError
+from podium.components.study.layout import ATTEMPTS, WAITING
+from podium.trainer.trial.errors import StorageError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import Storage
 
@@ -20,9 +20,6 @@ TRIAL_COMMAND_VARIABLE = "PODIUM_TRIAL_COMMAND"
 stand-in trainer, or somebody's own, goes in. It owes the same: read config.json, write result.json last, exit codes."""
 ATTEMPT_VARIABLE = "PODIUM_ATTEMPT"
 """Number of this attempt at the trial, from 1."""
-
-TAIL_LINES = 20
-"""Of a log, what a result keeps where a trial failed."""
 
 TrialCommand = Callable[[str], list[str]]
 """From the URI of a trial's folder to the argv that trains it."""
@@ -160,7 +157,6 @@ class WaitingNotes:
 # that is killed loses at most `BEAT_SECONDS` of it. A result's cost is always computed from this file, so filling it in
 # twice gives the same.
 
-ATTEMPTS = "attempts.json"
 BEAT_SECONDS = 30.0
 
 
@@ -203,10 +199,7 @@ class Attempts(Section):
 
 def read_attempts(storage: Storage, folder: str) -> Attempts:
     """The attempts at the trial in `folder` of the run; none where it was never started."""
-    try:
-        return Attempts.model_validate_json(storage.read_bytes(f"{folder}/{ATTEMPTS}"))
-    except NotFoundError:
-        return Attempts()
+    return Attempts.model_validate(storage.read_json(f"{folder}/{ATTEMPTS}", {}))
 
 
 def write_attempts(storage: Storage, folder: str, attempts: Attempts) -> None:

@@ -16,7 +16,7 @@ from podium.components.study.fingerprint import trainer_digest
 from podium.components.study.layout import CANCEL, JOBS
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
-from podium.trainer.trial.errors import ExitCode, NotFoundError, PodiumError, Problem, UserError
+from podium.trainer.trial.errors import ExitCode, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE
 from podium.trainer.trial.storage import Storage, to_json
 
@@ -82,10 +82,7 @@ def note_jobs(storage: Storage, namespace: str) -> dict[str, Any]:
 
 def read_jobs(storage: Storage) -> dict[str, Any] | None:
     """`jobs.json`, or None where the run has never had a Job."""
-    try:
-        noted: dict[str, Any] = storage.read_json(JOBS)
-    except NotFoundError:
-        return None
+    noted: dict[str, Any] | None = storage.read_json(JOBS, None)
     return noted
 
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podium.components.launch import child, ranks
-from podium.components.launch.launcher import TAIL_LINES, Ended, Task
+from podium.components.launch.launcher import Ended, Task
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
-from podium.trainer.trial.storage import Storage
+from podium.trainer.trial.storage import Storage, read_tail
 
 # A process that has imported PyTorch once and forks a trial for every one that is asked for.
 #
@@ -391,14 +391,3 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return asked.stdout.split()
-
-
-def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a log, read from its end; a log that was never written has none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - (1 << 16)))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
-        return []

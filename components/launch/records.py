@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from podium.components.launch.launcher import TAIL_LINES, Attempts, Ended, read_attempts
+from podium.components.launch.launcher import Attempts, Ended, read_attempts
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import LEASE, TrialKey
@@ -17,17 +17,25 @@ from podium.components.study.trials import Trial
 from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.trial.errors import ExitCode, NotFoundError
-from podium.trainer.trial.result import Curve, Point, Status, TrialResult, curve_of, mean_curve, read_lines
+from podium.trainer.trial.result import (
+    CONFIG,
+    RESULT,
+    Curve,
+    Point,
+    Status,
+    TrialResult,
+    curve_of,
+    mean_curve,
+    read_metrics,
+)
 from podium.trainer.trial.stopping import Kill, KillRule, kill_point, perplexity_of
-from podium.trainer.trial.storage import Storage, join_uri, to_json
+from podium.trainer.trial.storage import join_uri, to_json
 from podium.trainer.trial.units import format_usd
 
 # The kill rule after the fact and over seeds: which arms it ends, from curves, whatever order they came in.
 #
 # The trainer applies the rule itself only where an arm has one seed and the baseline's curve is there in time. All
 # other cases are judged here, by the same pure function (`stopping.kill_point`), and end in the same result.
-
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -132,21 +140,6 @@ def arm_kill(
     return kill_point(mean_curve([arm[seed] for seed in seeds]), mean_curve([baseline[seed] for seed in seeds]), rule)
 
 
-def read_curve(storage: Storage, folder: str) -> list[Point]:
-    """The evaluations in a trial's metrics; none where it has not measured anything yet."""
-    # a long run has few evaluations among many steps, and only they are parsed
-    return curve_of(read_metrics(storage, folder, only='"val_loss"'))
-
-
-def read_metrics(storage: Storage, folder: str, *, only: str = "") -> list[dict[str, Any]]:
-    """The whole lines of a trial's metrics that contain the text `only`."""
-    try:
-        text = storage.read_text(f"{folder}/{METRICS}")
-    except NotFoundError:
-        return []
-    return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
-
-
 def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) -> TrialResult:
     """The result of a run as the kill rule leaves it, the same whenever that was noticed, and by whom.
 
@@ -190,17 +183,6 @@ def _perplexity(point: Point | None) -> float | None:
     return perplexity if math.isfinite(perplexity) else None
 
 
-RESULT = "result.json"
-
-
-def read_result(storage: Storage, key: TrialKey) -> TrialResult | None:
-    """A trial's result as it lies in the run's storage, or None. Kept nowhere: a stage may have thousands."""
-    try:
-        return TrialResult.model_validate_json(storage.read_bytes(f"{key.folder}/{RESULT}"))
-    except NotFoundError:
-        return None
-
-
 class Records:
     """Writes for the trials of one stage."""
 
@@ -212,7 +194,7 @@ class Records:
 
     def spec(self, trial: Trial) -> None:
         """Write the trial's config.json, unless the same is there already."""
-        key = f"{trial.key.folder}/config.json"
+        key = trial.key.file(CONFIG)
         spec = self._run.run_spec(trial, watch=join_uri(self._run.uri, LEASE))
         data = to_json(spec.model_dump(mode="json"))
         try:
@@ -265,7 +247,7 @@ class Records:
         else:
             reason = f"{why}; the last attempt ended with {how}"
         status = Status.OUT_OF_MEMORY if ended.out_of_memory else Status.BROKEN
-        return self._make(trial, status, reason, log_tail=ended.tail or self._tail(trial))
+        return self._make(trial, status, reason, log_tail=ended.tail or self._run.storage.read_tail(trial.key.log))
 
     def with_image(self, trial: Trial, result: TrialResult, image: str | None) -> TrialResult:
         """The result with the image that made it, by digest: the trainer knows only the tag that it was started by."""
@@ -331,12 +313,6 @@ class Records:
         """Somebody cancelled the run."""
         self._append("cancelled", f"{self._stage}/{canonical_hash(request, 12)}", stage=self._stage)
 
-    def _tail(self, trial: Trial) -> list[str]:
-        try:
-            return self._run.storage.read_text(trial.key.log).splitlines()[-TAIL_LINES:]
-        except (NotFoundError, UnicodeDecodeError):
-            return []
-
     def _make(self, trial: Trial, status: Status, reason: str, *, write: bool = True, **fields: object) -> TrialResult:
         d_model, n_layers, n_heads, d_ff = trial.config.model.dimensions
         result = TrialResult.model_validate(
@@ -360,7 +336,7 @@ class Records:
         return result
 
     def _write(self, key: TrialKey, result: TrialResult) -> None:
-        self._run.storage.write_json(f"{key.folder}/{RESULT}", result.model_dump(mode="json"))
+        self._run.storage.write_json(key.file(RESULT), result.model_dump(mode="json"))
 
     def _append(self, kind: Kind, key: str, **data: object) -> None:
         if (kind, key) not in self._written:

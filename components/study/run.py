@@ -48,7 +48,7 @@ from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import data_fingerprint
 from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import is_live
-from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.result import METRICS, RESULT, Status, TrialResult
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ class Run:
 
     def result(self, key: TrialKey) -> TrialResult | None:
         """The trial's result, or None while it has none."""
-        name = f"{key.folder}/result.json"
+        name = key.file(RESULT)
         try:
             stamp = self.storage.stamp(name)
             known = self._results.get(key)
@@ -352,20 +352,13 @@ class Run:
         """Whether it is known who takes part in a stage and every one of its trials has a result."""
         if self.stage_variants(stage) is None:
             return False
-        return all(self.storage.exists(f"{trial.key.folder}/result.json") for trial in self.trials(stage))
+        return all(self.storage.exists(trial.key.file(RESULT)) for trial in self.trials(stage))
 
     def trial_progress(self, key: TrialKey) -> dict[str, Any] | None:
         """The last line of the trial's metrics, read from the file's end where it is on this machine."""
-        name = f"{key.folder}/metrics.jsonl"
-        path = self.storage.local_path(name)
         try:
-            if path is None:
-                text = self.storage.read_text(name)
-            else:
-                with path.open("rb") as file:
-                    file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-                    text = file.read().decode(errors="replace")
-        except (NotFoundError, FileNotFoundError):
+            text = self.storage.read_end(key.file(METRICS), _TAIL_BYTES).decode(errors="replace")
+        except NotFoundError:
             return None
         whole = text.split("\n")[:-1]  # a line that is being written has no end yet
         if not whole or not whole[-1].startswith("{"):
@@ -408,10 +401,7 @@ class Run:
 
     def read_json(self, key: str) -> Any | None:
         """An object of the run's folder, or None where it is not there."""
-        try:
-            return self.storage.read_json(key)
-        except NotFoundError:
-            return None
+        return self.storage.read_json(key, None)
 
     def waiting(self) -> dict[str, str]:
         """What trials that were started wait for, by name; empty where all run, and while nobody conducts them."""

@@ -13,6 +13,8 @@ import typer
 from podium.components.study import layout
 from podium.pipelines.cli.find import all_runs, describe, find_run, is_kubeflow_id, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, say, stderr, stdout
+from podium.trainer.trial.result import RESULT
+from podium.trainer.trial.storage import MANIFEST
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -133,7 +135,7 @@ def logs(
     from podium.trainer.trial.errors import UserError
 
     found = open_run(run, store)
-    names = [name.removeprefix("logs/") for name in found.storage.list("logs")]
+    names = [name.removeprefix(f"{layout.LOGS}/") for name in found.storage.list(layout.LOGS)]
     if trial is None:
         for name in names:
             result(name)
@@ -145,7 +147,7 @@ def logs(
     if len(matching) != 1:
         which = "no log" if not matching else f"{len(matching)} logs"
         raise UserError(f"{which} of run {found.id} match {trial!r}; it has: {', '.join(matching or names) or 'none'}")
-    _print_lines(found, f"logs/{matching[0]}", follow=follow)
+    _print_lines(found, f"{layout.LOGS}/{matching[0]}", follow=follow)
 
 
 def _print_lines(run: Run, key: str, *, follow: bool) -> None:
@@ -266,8 +268,7 @@ def sentence(entry: Entry) -> str:
 
 
 def _is_running(run: Run, trial: Trial) -> bool:
-    folder = trial.key.folder
-    return run.storage.exists(f"{folder}/{layout.LEASE}") and not run.storage.exists(f"{folder}/result.json")
+    return run.storage.exists(trial.key.file(layout.LEASE)) and not run.storage.exists(trial.key.file(RESULT))
 
 
 def _running(run: Run, trial: Trial) -> RunningTrial:
@@ -288,7 +289,7 @@ def _doing(run: Run, stages: list[StageCount]) -> str:
     gate = run.read_json(layout.SHAKEDOWN)
     if gate is None:
         data = {run.dataset_fingerprint(variant) for variant in run.stage_variants(run.stages[0]) or []}
-        prepared = all(run.store.exists(f"{layout.data_key(fingerprint)}/manifest.json") for fingerprint in data)
+        prepared = all(run.store.exists(f"{layout.data_key(fingerprint)}/{MANIFEST}") for fingerprint in data)
         return "shakedown" if prepared else "preparing data"
     for stage in stages:
         if stage.decision is None:

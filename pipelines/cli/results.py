@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from podium.components.study.layout import REPORT_PAGE
 from podium.pipelines.cli.find import all_runs, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, stdout
 from podium.trainer.trial.errors import ExitCode
+from podium.trainer.trial.result import CONFIG
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -41,8 +43,8 @@ def report(
         assert place is not None
         result(place)
     if show:
-        path = found[-1].storage.local_path("report/index.html")
-        typer.launch(str(path) if path is not None else f"{found[-1].uri}/report/index.html")
+        path = found[-1].storage.local_path(REPORT_PAGE)
+        typer.launch(str(path) if path is not None else f"{found[-1].uri}/{REPORT_PAGE}")
 
 
 def export(
@@ -116,9 +118,9 @@ def sync(
         raise StorageError(f"MLflow at {uri} does not serve: {error}") from None
     for stage in found.stages:
         artifacts = artifact_root(found.store_uri)
-        Sender(found.uri, stage, f"trials/{stage}", found.study.name, found.id, uri, artifacts).send()
+        Sender(found.uri, stage, found.study.name, found.id, uri, artifacts).send()
     started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
-    started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/config.json")}
+    started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/{CONFIG}")}
     missing = [name for name, folder in started.items() if not is_sent(found, folder, uri)]
     if missing:
         raise StorageError(f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from podium.components.study.layout import REPORT_PAGE
 from podium.pipelines.cli.options import (
     IDENTITY,
     SCHEDULE,
@@ -192,12 +193,11 @@ def _in_words(verdict: Verdict) -> str:
 
 def report_path(run: Run) -> str | None:
     """Where the report is: a path as short as it can be, or a URI; None where there is none yet."""
-    key = "report/index.html"
-    if not run.storage.exists(key):
+    if not run.storage.exists(REPORT_PAGE):
         return None
-    path = run.storage.local_path(key)
+    path = run.storage.local_path(REPORT_PAGE)
     if path is None:
-        return f"{run.uri}/{key}"
+        return f"{run.uri}/{REPORT_PAGE}"
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

@@ -7,8 +7,19 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
+from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.section import Section
+from podium.trainer.trial.storage import Storage
+
+CONFIG = "config.json"
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+NOTE = "note.md"
+SYNC = "sync.json"
+CHECKPOINTS = "checkpoints"
+"""Files of a trial's folder."""
 
 
 class Status(StrEnum):
@@ -203,6 +214,29 @@ def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None
     return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
 
 
+def read_result(storage: Storage, folder: str = "") -> TrialResult | None:
+    """The result of the trial in `folder`; None while it has none."""
+    try:
+        return TrialResult.model_validate_json(storage.read_bytes(f"{folder}/{RESULT}".lstrip("/")))
+    except NotFoundError:
+        return None
+
+
+def read_metrics(storage: Storage, folder: str = "", *, only: str = "") -> list[dict[str, Any]]:
+    """The whole lines of a trial's metrics that contain the text `only`; none where it has not written any yet."""
+    try:
+        text = storage.read_text(f"{folder}/{METRICS}".lstrip("/"))
+    except NotFoundError:
+        return []
+    return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
+
+
+def read_curve(storage: Storage, folder: str = "") -> list[Point]:
+    """The evaluations in a trial's metrics; none where it has not measured anything yet."""
+    # a long run has few evaluations among many steps, and only they are parsed
+    return curve_of(read_metrics(storage, folder, only='"val_loss"'))
+
+
 def mean_curve(curves: Sequence[Curve]) -> list[Point]:
     """The mean over seeds at the token counts that every curve has."""
     if not curves:
@@ -225,15 +259,6 @@ def _mean_point(points: Sequence[Point]) -> Point:
         train_seconds=mean([point.train_seconds for point in points]),
         bits_per_byte=mean([point.bits_per_byte for point in points]),
     )
-
-
-METRICS = "metrics.jsonl"
-
-
-RESULT = "result.json"
-
-
-NOTE = "note.md"
 
 
 def finite(value: float) -> float | None:

@@ -14,13 +14,13 @@ import pytest
 
 from podium.components.launch.launcher import Ended, Task, trial_command
 from podium.components.launch.open import open_launcher
-from podium.components.launch.process import ProcessLauncher, read_tail, visible_gpus
+from podium.components.launch.process import ProcessLauncher, visible_gpus
 from podium.components.launch.ranks import Group, run_ranks
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
 from podium.trainer.trial.errors import UserError
 from podium.trainer.trial.lease import start_ticks
-from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.storage import open_storage, read_tail
 
 
 def python(code: str) -> list[str]:

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch.launcher import Ended, Task, trial_command
-from podium.components.launch.process import ProcessLauncher, read_tail, serves
+from podium.components.launch.process import ProcessLauncher, serves
 from podium.trainer.trial.lease import start_ticks
-from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.storage import open_storage, read_tail
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trials are forked under Linux only")
 

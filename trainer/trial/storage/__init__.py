@@ -7,6 +7,7 @@ from pathlib import Path
 from podium.trainer.trial.storage.base import (
     MANIFEST,
     SCRATCH,
+    TAIL_LINES,
     Storage,
     check_key,
     get_folder,
@@ -14,6 +15,8 @@ from podium.trainer.trial.storage.base import (
     normalise_uri,
     put_files,
     put_folder,
+    read_end,
+    read_tail,
     sha256_of,
     split_uri,
     to_json,
@@ -23,6 +26,7 @@ from podium.trainer.trial.storage.file import FileStorage
 __all__ = [
     "MANIFEST",
     "SCRATCH",
+    "TAIL_LINES",
     "Storage",
     "check_key",
     "get_folder",
@@ -31,6 +35,8 @@ __all__ = [
     "open_storage",
     "put_files",
     "put_folder",
+    "read_end",
+    "read_tail",
     "sha256_of",
     "split_uri",
     "to_json",

@@ -7,6 +7,7 @@ manifest of sha256 sums that is written last, so a folder without one does not e
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
@@ -18,11 +19,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
 
 MANIFEST = "manifest.json"
+TAIL_LINES, TAIL_BYTES = 20, 1 << 16
+"""Of a log: what is shown where something failed, and how much of a file's end is read for it."""
 SCRATCH = ".tmp-"
 """Prefix of a name that is still being written, or that a killed writer left."""
+
+
+_REQUIRED: Any = object()
 
 
 class Storage(ABC):
@@ -91,12 +97,30 @@ class Storage(ABC):
         """The object as UTF-8 text. Raises NotFoundError."""
         return self.read_bytes(key).decode()
 
-    def read_json(self, key: str) -> Any:
-        """The object as JSON. Raises NotFoundError, and StorageError where it is not JSON."""
+    def read_json(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The object as JSON; `default` where it does not exist. Without one raises NotFoundError.
+
+        Raises StorageError where it is not JSON.
+        """
         try:
             return json.loads(self.read_bytes(key))
+        except NotFoundError:
+            if default is _REQUIRED:
+                raise
+            return default
         except ValueError as error:
             raise StorageError(f"{join_uri(self.uri, key)}: not JSON: {error}") from None
+
+    def read_end(self, key: str, most_bytes: int = TAIL_BYTES) -> bytes:
+        """The last bytes of the object, `most_bytes` of them or more. Raises NotFoundError."""
+        return self.read_bytes(key)
+
+    def read_tail(self, key: str, lines: int = TAIL_LINES) -> builtins.list[str]:
+        """The last lines of a log; none where it was never written."""
+        try:
+            return _last_lines(self.read_end(key), lines)
+        except NotFoundError:
+            return []
 
     def write_text(self, key: str, text: str) -> None:
         """Write UTF-8 text."""
@@ -105,6 +129,26 @@ class Storage(ABC):
     def write_json(self, key: str, value: Any) -> None:
         """Write JSON, indented by 2, with a newline at the end, keys in the order given."""
         self.write_bytes(key, to_json(value))
+
+
+def read_end(path: Path, most_bytes: int = TAIL_BYTES) -> bytes:
+    """The last bytes of a file on this machine. Raises FileNotFoundError."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read()
+
+
+def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a log on this machine; none where it was never written."""
+    try:
+        return _last_lines(read_end(path), lines)
+    except FileNotFoundError:
+        return []
+
+
+def _last_lines(log: bytes, lines: int) -> list[str]:
+    # the end of a file may begin in the middle of a character
+    return log.decode(errors="replace").splitlines()[-lines:]
 
 
 def to_json(value: Any) -> bytes:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
-from podium.trainer.trial.storage.base import SCRATCH, Storage, check_key
+from podium.trainer.trial.storage.base import SCRATCH, TAIL_BYTES, Storage, check_key, read_end
 
 
 class FileStorage(Storage):
@@ -26,6 +26,12 @@ class FileStorage(Storage):
         path = self._path(key)
         with _in_words(path):
             return path.read_bytes()
+
+    def read_end(self, key: str, most_bytes: int = TAIL_BYTES) -> bytes:
+        """See Storage."""
+        path = self._path(key)
+        with _in_words(path):
+            return read_end(path, most_bytes)
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """See Storage."""
