@@ -12,7 +12,7 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 
-from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.launcher import Task, TaskEnd
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.reporting.build import build_report
 from podium.components.study.cost import run_usd, usd_of_seconds
@@ -88,7 +88,7 @@ def _is_done(run: Run, finalist: Finalist) -> bool:
     return True
 
 
-def _record(run: Run, finalist: Finalist, ended: Ended) -> None:
+def _record(run: Run, finalist: Finalist, ended: TaskEnd) -> None:
     if run.storage.exists(f"{evaluation_key(finalist.variant)}/{METRICS}"):
         _append(run, finalist.variant, ended.seconds, status="completed")
         print(f"{finalist.variant}: evaluated in {ended.seconds:.0f} s", flush=True)

@@ -51,20 +51,22 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TaskEnd:
     """A task that is over."""
 
     task: Task
     code: int | None
     """Exit code, negative for the signal that ended it; None where it was lost and nobody knows."""
-    seconds: float
+    seconds: float = 0.0
     """Wall-clock seconds over which it held its devices."""
-    tail: list[str]
+    tail: list[str] = field(default_factory=list)
     """The last 20 lines of its log."""
     reason: str = ""
     """How it ended in words, where more is known than the code."""
     out_of_memory: bool = False
     """Whether it was ended for using more memory than it was given."""
+    pod: str | None = None
+    """The pod that decided how it ended, where that still exists: its log says more."""
     hosts: tuple[str, ...] = ()
     """Hosts of its own that have ended with it: a lease that one of them holds is a dead one's."""
     image: str | None = None
@@ -79,7 +81,7 @@ class Launcher(Protocol):
     def start(self, task: Task) -> None:
         """Start a task. Only called while fewer than `slots` run."""
 
-    def poll(self, timeout_seconds: float) -> list[Ended]:
+    def poll(self, timeout_seconds: float) -> list[TaskEnd]:
         """Tasks that ended since the last call; waits for one up to the timeout, returns at once when there is one."""
 
     def running(self) -> dict[str, float]:

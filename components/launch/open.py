@@ -10,7 +10,7 @@ from typing import Any
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import ApiError, Cluster, open_cluster
 from podium.components.launch.job_manifest import JobMaker, RunOnCluster, check_jobs
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, Ended, Launcher, Task, WaitingNotes
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, Launcher, Task, TaskEnd, WaitingNotes
 from podium.components.launch.process import open_process_launcher
 from podium.components.study.fingerprint import trainer_digest
 from podium.components.study.layout import CANCEL, JOBS
@@ -94,12 +94,12 @@ DELAY_SECONDS = 5.0
 MOST_STARTS = 20
 
 
-def run_task(run: Run, launcher: Launcher, task: Task) -> list[Ended]:
+def run_task(run: Run, launcher: Launcher, task: Task) -> list[TaskEnd]:
     """Start the task and wait for its end; again where it was interrupted. Every attempt, the last at the end.
 
     Raises PodiumError when the run is cancelled.
     """
-    notes, ends = WaitingNotes(run.storage), list[Ended]()
+    notes, ends = WaitingNotes(run.storage), list[TaskEnd]()
     while True:
         env = {ATTEMPT_VARIABLE: str(task.attempt), **task.env, TOKEN_VARIABLE: ""}
         launcher.start(replace(task, env=env))

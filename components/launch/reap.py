@@ -13,9 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from podium.components.launch.job import is_over
 from podium.components.launch.job_cluster import Cluster, Object, open_cluster
 from podium.components.launch.job_manifest import APP, RUN_URI, read_job_settings, run_labels
+from podium.components.launch.job_state import is_over
 from podium.components.launch.open import read_jobs
 from podium.components.study.layout import LEASE
 from podium.components.study.run import Run

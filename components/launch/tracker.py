@@ -34,11 +34,12 @@ _log = logging.getLogger("podium.tracker")
 class Tracker:
     """The background process of one stage. A context: it has sent everything, or given up, when that is left."""
 
-    def __init__(self, run: Run, stage: str, uri: str) -> None:
-        """`uri` is MLflow's."""
+    def __init__(self, run: Run, stage: str, folder: str, uri: str) -> None:
+        """`folder` holds the trials, from the run's folder; `uri` is MLflow's."""
         self._arguments = {
             "run": run.storage.uri,
             "stage": stage,
+            "folder": folder,
             "study": run.study.name,
             "run_id": run.id,
             "uri": uri,
@@ -90,9 +91,9 @@ def main() -> None:
 class Sender:
     """Sends a stage's trials to MLflow, below a run for the stage, below one for the study's run."""
 
-    def __init__(self, run: str, stage: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
+    def __init__(self, run: str, stage: str, folder: str, study: str, run_id: str, uri: str, artifacts: str) -> None:
         self._storage = open_storage(run)
-        self._stage, self._study, self._run_id = stage, study, run_id
+        self._stage, self._folder, self._study, self._run_id = stage, folder, study, run_id
         self._uri, self._artifacts = uri, artifacts
         self._kubeflow_tags: dict[str, str] = {}
         self._parent: str | None = None
@@ -126,7 +127,7 @@ class Sender:
             self._sent[folder] = stamps
 
     def _trials(self) -> list[str]:
-        keys = self._storage.list(trials_key(self._stage))
+        keys = self._storage.list(self._folder)
         return [key.removesuffix(f"/{CONFIG}") for key in keys if key.endswith(f"/{CONFIG}")]
 
     def _stamps(self, folder: str) -> tuple[str, ...]:
@@ -173,7 +174,7 @@ def catch_up(run: Run) -> None:
         unsent = [key.folder for key in _ended(run, stage) if not is_sent(run, key.folder, uri)]
         if unsent:
             artifacts = artifact_root(run.store_uri)
-            Sender(run.uri, stage, run.study.name, run.id, uri, artifacts).send(unsent)
+            Sender(run.uri, stage, trials_key(stage), run.study.name, run.id, uri, artifacts).send(unsent)
 
 
 def _ended(run: Run, stage: str) -> Iterator[TrialKey]:

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from podium.components.launch.conductor import copy_object
-from podium.components.launch.launcher import Ended, Launcher, Task, trial_command
+from podium.components.launch.foreign_trials import copy_object
+from podium.components.launch.launcher import Launcher, Task, TaskEnd, trial_command
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.launch.tracker import Tracker
 from podium.components.study.cost import run_usd, usd_of_seconds
@@ -239,7 +239,7 @@ def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
         return _record(opened, checks, seconds * resources.devices, len(modes))
 
 
-def _checks(folder: Storage, spec: RunSpec, attempts: list[Ended], prefix: str) -> list[Check]:
+def _checks(folder: Storage, spec: RunSpec, attempts: list[TaskEnd], prefix: str) -> list[Check]:
     found = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
     if attempts[-1].code != 0:
         found.append(_crash(attempts[-1]))
@@ -306,7 +306,7 @@ def _often(router: RouterConfig | None, steps: int) -> RouterConfig:
     return router.model_copy(update={"log_every_steps": min(router.log_every_steps, steps)})
 
 
-def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
+def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices: int) -> list[TaskEnd]:
     """Both runs, one after the other; the second only where the first got to its end. Every attempt, in order."""
     folder = run.storage.child(place)
     whole, resumed = folder.child(WHOLE), folder.child(RESUMED)
@@ -323,9 +323,9 @@ def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices:
     return attempts + _run(run, f"{place}/{RESUMED}", launcher, devices)
 
 
-def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]:
+def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[TaskEnd]:
     """Start a run until it ends by itself; a crash may be the machine's fault once."""
-    attempts: list[Ended] = []
+    attempts: list[TaskEnd] = []
     for _ in range(STARTS):
         task = Task(
             name=folder,
@@ -342,7 +342,7 @@ def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]
     return attempts
 
 
-def _crash(ended: Ended) -> Check:
+def _crash(ended: TaskEnd) -> Check:
     tail = "\n".join(ended.tail)
     return Check(name="ended well", passed=False, detail=f"{ended.task.name} ended with code {ended.code}:\n{tail}")
 

@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Literal
 
 from podium.trainer.trial.storage import Storage
 
@@ -109,9 +110,10 @@ RUN_TAG = "kubeflow.run_id"
 class StepFailure:
     """Why a step failed, in its own words."""
 
-    step: str
-    kind: str
-    """`user`: the user can mend it; `failed`: an error of ours that was foreseen; `crash`: one that was not."""
+    step: str | None
+    """None where the step was killed and could not say anything."""
+    kind: Literal["user", "failed", "crash"]
+    """`user`: the user can fix it; `failed`: a foreseen error; `crash`: a bug, or a step that was killed."""
     message: str
 
 

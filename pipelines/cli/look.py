@@ -13,7 +13,6 @@ import typer
 from podium.components.study import layout
 from podium.pipelines.cli.find import all_runs, describe, find_run, is_kubeflow_id, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, say, stderr, stdout
-from podium.trainer.trial.result import RESULT
 from podium.trainer.trial.storage import MANIFEST
 
 if TYPE_CHECKING:
@@ -268,6 +267,8 @@ def sentence(entry: Entry) -> str:
 
 
 def _is_running(run: Run, trial: Trial) -> bool:
+    from podium.trainer.trial.result import RESULT
+
     return run.storage.exists(trial.key.file(layout.LEASE)) and not run.storage.exists(trial.key.file(RESULT))
 
 

@@ -33,7 +33,6 @@ from podium.pipelines.cli.options import (
     selection,
     stdout,
 )
-from podium.trainer.trial.units import format_count, format_usd
 
 if TYPE_CHECKING:
     from podium.components.study.cost import Cost
@@ -410,6 +409,8 @@ def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: 
 
 
 def _summary(config: TrainConfig) -> str:
+    from podium.trainer.trial.units import format_count
+
     d_model, n_layers, n_heads, d_ff = config.model.dimensions
     shape = f"{n_layers} layers, d_model {d_model}, {n_heads} heads, d_ff {d_ff}"
     return (
@@ -418,6 +419,8 @@ def _summary(config: TrainConfig) -> str:
 
 
 def _usd(value: float | None) -> str:
+    from podium.trainer.trial.units import format_usd
+
     return "no price declared" if value is None else format_usd(value)
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from podium.components.study.layout import REPORT_PAGE
+from podium.components.study.layout import REPORT_PAGE, trials_key
 from podium.pipelines.cli.find import all_runs, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, stdout
 from podium.trainer.trial.errors import ExitCode
-from podium.trainer.trial.result import CONFIG
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -105,6 +104,7 @@ def sync(
     """
     from podium.components.launch.tracker import Sender, is_sent
     from podium.trainer.trial.errors import InUseError, StorageError
+    from podium.trainer.trial.result import CONFIG
     from podium.trainer.trial.sync import artifact_root, initialise
     from podium.trainer.trial.sync import mlflow_uri as own_uri
 
@@ -118,7 +118,7 @@ def sync(
         raise StorageError(f"MLflow at {uri} does not serve: {error}") from None
     for stage in found.stages:
         artifacts = artifact_root(found.store_uri)
-        Sender(found.uri, stage, found.study.name, found.id, uri, artifacts).send()
+        Sender(found.uri, stage, trials_key(stage), found.study.name, found.id, uri, artifacts).send()
     started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
     started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/{CONFIG}")}
     missing = [name for name, folder in started.items() if not is_sent(found, folder, uri)]

@@ -139,8 +139,9 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
                 say("the same command goes on from where it stopped")
                 return ExitCode.INTERRUPTED
             # a step that ends because the run was cancelled says so as a failure
-            if pipeline.failure is not None and not run.storage.exists(layout.CANCEL):
-                raise pipeline.failure.error()
+            error = pipeline.error()
+            if error is not None and not run.storage.exists(layout.CANCEL):
+                raise error
     return exit_code(run.state())
 
 
@@ -174,11 +175,11 @@ def summarise(run: Run) -> dict[str, Any]:
         said = f"{verdicts[-1].stage} promotes {len(verdicts[-1].promoted)}, the same command goes on"
     else:
         winner = verdicts[-1].winner if verdicts[-1].decision == "promote" else None
-        said = _in_words(verdicts[-1])
+        said = _describe(verdicts[-1])
     return {"winner": winner, "verdict": said, "report": report_path(run)}
 
 
-def _in_words(verdict: Verdict) -> str:
+def _describe(verdict: Verdict) -> str:
     arm = next((arm for arm in verdict.ranking if arm.variant == verdict.winner), None)
     if verdict.decision != "promote" or arm is None or arm.mean is None:
         return verdict.reason

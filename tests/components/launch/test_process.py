@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.launch.launcher import Ended, Task, trial_command
+from podium.components.launch.launcher import Task, TaskEnd, trial_command
 from podium.components.launch.open import open_launcher
 from podium.components.launch.process import ProcessLauncher, visible_gpus
 from podium.components.launch.ranks import Group, run_ranks
@@ -27,8 +27,8 @@ def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
-def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, Ended]:
-    ended: dict[str, Ended] = {}
+def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, TaskEnd]:
+    ended: dict[str, TaskEnd] = {}
     deadline = time.monotonic() + 60
     while len(ended) < count and time.monotonic() < deadline:
         ended |= {each.task.name: each for each in launcher.poll(5)}

@@ -202,7 +202,7 @@ def test_a_version_says_what_it_was_made_of_and_why_it_was_chosen(run):
 def test_every_level_of_the_tree_in_mlflow_names_the_run_of_kubeflow_that_made_it(run):
     note_run(run.store, "9f6c", run.id)
     uri = mlflow_uri(run.store_uri)
-    Sender(run.uri, "prove", run.study.name, run.id, uri, artifact_root(run.store_uri)).send()
+    Sender(run.uri, "prove", "trials/prove", run.study.name, run.id, uri, artifact_root(run.store_uri)).send()
     register(run.id, run.store_uri)
     experiment = client(uri).get_experiment_by_name(run.study.name).experiment_id
     runs = {found.info.run_name: found for found in client(uri).search_runs([experiment])}

@@ -11,11 +11,11 @@ import pytest
 
 from podium.components.launch import job
 from podium.components.launch.job import JobLauncher
-from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.launcher import Task, TaskEnd
 from podium.trainer.trial.errors import ExitCode, UserError
 
 Launch = Callable[..., JobLauncher]
-Ends = Callable[..., list[Ended]]
+Ends = Callable[..., list[TaskEnd]]
 Until = Callable[..., None]
 
 
@@ -260,7 +260,9 @@ def test_a_full_quota_is_waited_for_and_said(launch: Launch, api: Any, until: Un
 def test_what_the_cluster_refuses_for_good_is_the_users_to_mend(launch: Launch, api: Any) -> None:
     launcher = launch()
     api.refuse.append(("POST jobs", 403, "User x cannot create resource jobs"))
-    with pytest.raises(UserError, match=r"cannot create resource jobs \(the rights that a conductor needs: .*job_rbac"):
+    with pytest.raises(
+        UserError, match=r"cannot create resource jobs \(the rights that a conductor needs: .*job_cluster"
+    ):
         launcher.start(task())
     api.refuse.append(("POST jobs", 422, "spec.template is invalid"))
     with pytest.raises(UserError, match=r"refuses the Job of first/b/seed-1: spec.template is invalid"):
