@@ -341,7 +341,7 @@ class JobWatch:
 
 # The least that a conductor and the reaper need to be allowed in the namespace of the Jobs, as rules of a Role.
 #
-# `python -m podium.components.launch.job_rbac [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
+# `python -m podium.components.launch.job_cluster [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
 # and a test compares them.
 
 Rule = dict[str, list[str]]
