@@ -20,8 +20,8 @@ BEAT = 0.05
 
 HOLDER = """
 import sys, time
-from podium.trainer.lease import Lease
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.lease import Lease
+from podium.trainer.trial.storage import open_storage
 with Lease(open_storage(sys.argv[1]), interval=0.05, token=sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)

@@ -129,7 +129,7 @@ def test_a_killed_parent_takes_its_tasks_and_their_ranks_along(tmp_path: Path) -
         import sys, time
         from podium.components.launch.launcher import Task
         from podium.components.launch.process import ProcessLauncher
-        from podium.trainer.storage import open_storage
+        from podium.trainer.trial.storage import open_storage
         launcher = ProcessLauncher(open_storage({str(tmp_path)!r}), slots=2, gpus=["0", "1"])
         code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
         launcher.start(Task("one", [sys.executable, "-S", "-c", code], "one.log"))
