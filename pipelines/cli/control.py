@@ -14,18 +14,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from podium.components.study import layout
-from podium.pipelines.cli.find import describe, end_run, find_run, is_kubeflow_id, open_run
-from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, say
+from podium.components.study.layout import kubeflow_run_of
+from podium.pipelines.cli.find import all_runs, describe, end_run, find_run, is_kubeflow_id, open_run
+from podium.pipelines.cli.options import Json, RunArgument, Store, command, result, result_json, say
+from podium.trainer.trial.errors import Problem, UserError
+from podium.trainer.trial.storage import SCRATCH, Storage
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
     from podium.components.verdicts.verdict import Verdict
-    from podium.trainer.trial.storage import Storage
 
 
 WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
 
 
+@command("Run", 4)
 def cancel(run: RunArgument, store: Store = "runs") -> None:
     """Ask a run to stop: its trials save and end. The same [b]podium run[/b] goes on from there.
 
@@ -33,9 +36,6 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
 
     Example: [b]podium cancel runs/demo[/b], or with the id that [b]podium submit[/b] printed
     """
-    from podium.components.study import layout
-    from podium.components.study.layout import kubeflow_run_of
-    from podium.trainer.trial.errors import UserError
 
     if is_kubeflow_id(run) and find_run(run, store) is None:
         describe(run, store)  # refuses one that nobody knows
@@ -63,7 +63,6 @@ def _end_jobs(run: Run) -> None:
     """What a conductor that is gone did not do: its trials' Jobs would save and end only when they miss it."""
     from podium.components.launch.job_cluster import ApiError
     from podium.components.launch.reap import cancel_jobs
-    from podium.trainer.trial.errors import UserError
 
     try:
         found, left = cancel_jobs(run, wait_seconds=JOBS_WAIT_SECONDS)
@@ -84,6 +83,7 @@ def _ended_on_kubeflow(kubeflow_run: str) -> str:
     return f"Kubeflow's run {kubeflow_run}: {words[end_run(kubeflow_run)]}"
 
 
+@command("Store and cluster", 1)
 def gc(
     store: Store = "runs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go; remove nothing.")] = False,
@@ -99,8 +99,6 @@ def gc(
 
     found = find_garbage(store)
     if as_json and not (dry_run or yes):
-        from podium.trainer.trial.errors import Problem, UserError
-
         raise UserError(Problem("--json", "asks nothing, so give --yes or --dry-run with it"))
     if not as_json:
         for item in found:
@@ -147,7 +145,6 @@ def find_garbage(store: str) -> list[Garbage]:
 
     Raises UserError where the store has no run: then it may be no store at all.
     """
-    from podium.pipelines.cli.find import all_runs
 
     runs = all_runs(store)
     live = {run.id for run in runs if run.state() == "running"}
@@ -200,7 +197,6 @@ def _unused_data(store: Storage, used: set[str]) -> Iterator[Garbage]:
 
 def _scratch(store: Storage) -> Iterator[Garbage]:
     """What killed writers left; only a file system has it."""
-    from podium.trainer.trial.storage import SCRATCH
 
     # a path is all that is needed here: the key itself need not be there
     place = store.local_path(layout.RUNS)
@@ -233,6 +229,7 @@ By = Annotated[str | None, typer.Option(help="Who decides; by default the user o
 Why = Annotated[str, typer.Option(help="Why, for the ledger and the report.")]
 
 
+@command("Decide", 1)
 def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "runs", as_json: Json = False) -> None:
     """Let a verdict take effect that awaits approval. The same [b]podium run[/b] then goes on.
 
@@ -244,6 +241,7 @@ def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "
     _tell(found, amend(found, because=because, by=by or _user()), as_json=as_json)
 
 
+@command("Decide", 2)
 def override(
     run: RunArgument,
     promote: Annotated[str, typer.Option(help="The variant that goes on.")],
@@ -262,6 +260,7 @@ def override(
     _tell(found, amend(found, promote, because=because, by=by or _user()), as_json=as_json)
 
 
+@command("Decide", 3)
 def extend(
     run: RunArgument,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for every variant of the last stage that was decided.")],

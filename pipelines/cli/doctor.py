@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -19,6 +20,7 @@ from podium.pipelines.cli.options import (
     Token,
     Username,
     address,
+    command,
     result_json,
     stdout,
 )
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
+@command("Store and cluster", 2)
 def doctor(
     store: StoreOption = None,
     jobs_namespace: Annotated[
@@ -90,8 +93,6 @@ def doctor(
     )
     failed = any(each.status == "failed" for each in found)
     if as_json:
-        from dataclasses import asdict
-
         result_json({"ok": not failed, "checks": [asdict(each) for each in found]})
     else:
         _print(found)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from podium.pipelines.cli.options import Json, Profile, Store, result, result_json, stdout
+from podium.pipelines.cli.find import open_run
+from podium.pipelines.cli.options import Json, Profile, Store, command, result, result_json, stdout
+from podium.pipelines.cli.results import is_figures
+from podium.trainer.trial.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from podium.components.study.schema import Study
@@ -15,6 +19,7 @@ if TYPE_CHECKING:
 SHOWN = (2, 3, 4, 5, 6, 8, 10, 15, 20)
 
 
+@command("Before a run", 3)
 def power(
     study: Annotated[
         str | None, typer.Argument(metavar="[STUDY]", help="Take test, alpha, seeds and price from its proof stage.")
@@ -108,7 +113,6 @@ def _check(
     usd: float | None,
     source: str | None,
 ) -> None:
-    from podium.trainer.trial.errors import Problem, UserError
 
     problems = [
         Problem(flag, f"must be more than 0, got {value:g}")
@@ -128,7 +132,6 @@ def _check(
 def _load(study: str | None, stage: str | None, profile: str) -> Chosen:
     from podium.components.study.load import load_study
     from podium.components.verdicts.power import proof_of
-    from podium.trainer.trial.errors import Problem, UserError
 
     if study is None:
         if stage is not None:
@@ -155,7 +158,6 @@ def _proof(
     *,
     known_sigma: bool,
 ) -> Proof:
-    from dataclasses import replace
 
     from podium.components.verdicts.power import Proof, proof_of
 
@@ -184,8 +186,6 @@ def _noise(chosen: Chosen, sigma: float | None, source: str | None, store: str) 
         return Noise(sigma, "given by --sigma")
     if source is not None:
         from podium.components.verdicts.power import noise_of_run
-        from podium.pipelines.cli.find import open_run
-        from podium.pipelines.cli.results import is_figures
 
         metric = chosen[0].stages[chosen[1]].promotion.metric if chosen is not None else "final_val_loss"
         return noise_from(source, metric=metric) if is_figures(source) else noise_of_run(open_run(source, store))

@@ -10,8 +10,9 @@ import typer
 
 from podium.components.study.layout import REPORT_PAGE, trials_key
 from podium.pipelines.cli.find import all_runs, open_run
-from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, stdout
-from podium.trainer.trial.errors import ExitCode
+from podium.pipelines.cli.options import Json, RunArgument, Store, command, result, result_json, stdout
+from podium.pipelines.cli.run import report_path
+from podium.trainer.trial.errors import ExitCode, InUseError, Problem, StorageError, UserError
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -22,6 +23,7 @@ TABLE, PLOTS = "table", "plots"
 """Layouts of `podium export` that are not about one run."""
 
 
+@command("Results", 1)
 def report(
     run: RunArgument,
     every: Annotated[bool, typer.Option("--all", help="Of every run of the store.")] = False,
@@ -33,7 +35,6 @@ def report(
     Example: [b]podium report runs/demo --open[/b]
     """
     from podium.components.reporting.build import build_report
-    from podium.pipelines.cli.run import report_path
 
     found: list[Run] = all_runs(run) if every else [open_run(run, store)]
     for each in found:
@@ -46,6 +47,7 @@ def report(
         typer.launch(str(path) if path is not None else f"{found[-1].uri}/{REPORT_PAGE}")
 
 
+@command("Results", 2)
 def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="Folder to write into; it is made.")],
@@ -63,8 +65,6 @@ def export(
     Example: [b]podium export runs/demo --layout param-allocation --to phase1[/b]
     """
     if to.exists() and not to.is_dir():
-        from podium.trainer.trial.errors import Problem, UserError
-
         raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
     for path in _export(run, layout, to, store):
         result(str(path))
@@ -91,6 +91,7 @@ def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
     return [path]
 
 
+@command("Results", 3)
 def sync(
     run: RunArgument,
     mlflow_uri: Annotated[
@@ -103,7 +104,6 @@ def sync(
     Example: [b]podium sync runs/demo --mlflow-uri http://mlflow.example:5000[/b]
     """
     from podium.components.launch.tracker import Sender, is_sent
-    from podium.trainer.trial.errors import InUseError, StorageError
     from podium.trainer.trial.result import CONFIG
     from podium.trainer.trial.sync import artifact_root, initialise
     from podium.trainer.trial.sync import mlflow_uri as own_uri
@@ -130,6 +130,7 @@ def sync(
 # `podium verify`: a verdict's numbers, recomputed from what it holds.
 
 
+@command("Look", 5)
 def verify(
     verdict: Annotated[str, typer.Argument(metavar="VERDICT.json", help="A file in a run's verdicts folder.")],
     as_json: Json = False,
@@ -163,6 +164,7 @@ def verify(
 DEFAULT_ALPHA = 0.01
 
 
+@command("Look", 4)
 def compare(
     runs: Annotated[
         list[str],
@@ -223,7 +225,6 @@ def compare(
 
 
 def _check(target: float | None, sigma: float | None, alpha: float) -> None:
-    from podium.trainer.trial.errors import Problem, UserError
 
     problems = []
     if sigma is not None and target is None:

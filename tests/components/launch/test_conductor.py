@@ -10,6 +10,7 @@ import pytest
 
 from podium.components.launch.conductor import StageOutcome
 from podium.components.launch.launcher import Attempt, Attempts, read_attempts, write_attempts
+from podium.components.policies.decide import decide as decide_stage
 from podium.components.study.design import Selection
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
@@ -285,9 +286,9 @@ def test_trials_that_the_policy_asks_for_are_run_in_the_same_stage_once(
         if len(seeds) < 3:
             asked = [ref for ref in results.variants if ref.name == "a"]
             return MoreTrials(reason="repeat it", variants=asked, seeds=[max(seeds) + 100])
-        return decide.decide(study, results)
+        return decide_stage(study, results)
 
-    monkeypatch.setattr("podium.components.policies.decide.decide", decide)
+    monkeypatch.setattr("podium.components.launch.conductor.decide", decide)
     assert conducted(run) == StageOutcome(trials=4, finished=4)
     assert starts(run) == {f"first/{name}": 1 for name in ("base/seed-42", "a/seed-42", "a/seed-142", "a/seed-242")}
     assert [entry["asked"]["seeds"] for entry in entries(run, "more_trials").values()] == [[142], [242]]

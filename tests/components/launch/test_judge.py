@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from podium.components.launch.conductor import StageOutcome
-from podium.components.launch.records import Judge, Judgement, arm_kill, as_killed
+from podium.components.launch.judge import Judge, Judgement, arm_kill, as_killed
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.trainer.trial.result import Point, Status, TrialResult

@@ -165,7 +165,7 @@ def test_a_conductor_that_is_started_again_goes_on_with_the_jobs_of_the_former(
     api: Any,
     written_down: bool,
 ) -> None:
-    from podium.components.launch.conductor import trial_task
+    from podium.components.launch.foreign_trials import trial_task
     from podium.components.launch.records import Records
 
     run = make_run({"*": {"seconds": 1.0}}, price="{usd_per_gpu_hour: 3600}", names=["a"])
