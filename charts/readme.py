@@ -1,13 +1,16 @@
-"""Write the table of values in charts/podium/README.md from values.yaml and values.schema.json.
+"""Write what follows from charts/podium/values.yaml: missing entries of values.schema.json, the README's table of values.
 
-python charts/readme.py            # write it
-python charts/readme.py --check    # exit code 1 where it is not what the values say
+python charts/readme.py            # write both
+python charts/readme.py --check    # exit code 1 where one of them is not what the values say
 
-A value's documentation is the comment above it that begins with `# --`; a mapping that has one is documented whole.
+A new value is edited in two files: values.yaml and the template that uses it. Its entry in the schema is made with the
+type of its default; a pattern or a choice is added there by hand and stays. A value's documentation is the comment
+above it that begins with `# --`; a mapping that has one is documented whole.
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import sys
@@ -23,15 +26,50 @@ BEGIN, END = "<!-- values: written by charts/readme.py -->", "<!-- end of values
 
 def main() -> int:
     """Write or check the README. Returns the exit code."""
-    path = CHART / "README.md"
-    before = path.read_text(encoding="utf-8")
-    after = with_table(before, table())
-    if "--check" in sys.argv[1:]:
-        if before != after:
+    values = yaml.safe_load((CHART / "values.yaml").read_text(encoding="utf-8"))
+    schema = completed(json.loads((CHART / "values.schema.json").read_text(encoding="utf-8")), values)
+    readme = with_table((CHART / "README.md").read_text(encoding="utf-8"), table(schema))
+    outdated = 0
+    for name, text in (("values.schema.json", json.dumps(schema, indent=2) + "\n"), ("README.md", readme)):
+        path = CHART / name
+        if path.read_text(encoding="utf-8") == text:
+            continue
+        if "--check" in sys.argv[1:]:
             print(f"{path} does not say what values.yaml says: run python charts/readme.py", file=sys.stderr)
-        return int(before != after)
-    path.write_text(after, encoding="utf-8")
-    return 0
+            outdated = 1
+        else:
+            path.write_text(text, encoding="utf-8")
+    return outdated
+
+
+def completed(schema: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The schema with an entry for every value; one that is there stays as it is written."""
+
+    def complete(node: dict[str, Any], mapping: dict[str, Any], prefix: str) -> None:
+        node = _resolved(node, schema)
+        for key, default in mapping.items():
+            place = f"{prefix}{key}"
+            known = node.get("properties", {})
+            if key not in known and "additionalProperties" in node and node["additionalProperties"] is not False:
+                continue  # a mapping of any keys, with a default for one of them
+            if key not in known:
+                node.setdefault("properties", {})[key] = _entry(default, place)
+            if isinstance(default, dict) and default:
+                complete(node["properties"][key], default, f"{place}.")
+
+    schema = copy.deepcopy(schema)
+    complete(schema, values, "")
+    return schema
+
+
+def _entry(default: Any, place: str) -> dict[str, Any]:
+    if isinstance(default, dict):
+        closed = {"additionalProperties": False, "properties": {}} if default else {}
+        return {"type": "object", **closed}
+    types = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
+    if type(default) not in types:
+        raise SystemExit(f"values.yaml: {place}: write its entry of values.schema.json by hand, null has no type")
+    return {"type": types[type(default)]}
 
 
 def with_table(readme: str, lines: list[str]) -> str:
@@ -41,10 +79,9 @@ def with_table(readme: str, lines: list[str]) -> str:
     return head + "\n".join([BEGIN, "", *lines, "", END]) + tail
 
 
-def table() -> list[str]:
+def table(schema: dict[str, Any]) -> list[str]:
     """A Markdown table with a row for each value."""
     text = (CHART / "values.yaml").read_text(encoding="utf-8")
-    schema = json.loads((CHART / "values.schema.json").read_text(encoding="utf-8"))
     defaults = yaml.safe_load(text)
     rows = ["| value | type | default | what it is |", "|---|---|---|---|"]
     described = dict(documentation(text))

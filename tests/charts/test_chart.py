@@ -102,8 +102,18 @@ def test_values_and_schema_have_the_same_keys():
 
 def test_the_readme_says_what_the_values_say(readme):
     text = (CHART / "README.md").read_text()
-    assert readme.with_table(text, readme.table()) == text, "run python charts/readme.py"
+    assert readme.with_table(text, readme.table(SCHEMA)) == text, "run python charts/readme.py"
     assert "| `mlflow.database.existingSecret` | string |" in text
+
+
+def test_the_schema_gets_an_entry_of_its_own_for_each_new_value(readme):
+    assert readme.completed(SCHEMA, VALUES) == SCHEMA, "run python charts/readme.py"
+    new = VALUES | {"images": {**VALUES["images"], "retries": 3}, "toys": {"on": False, "names": []}}
+    made = readme.completed(SCHEMA, new)["properties"]
+    assert made["images"]["properties"]["retries"] == {"type": "integer"}
+    assert made["toys"]["properties"] == {"on": {"type": "boolean"}, "names": {"type": "array"}}
+    assert made["toys"]["additionalProperties"] is False
+    assert made["images"]["properties"]["pullPolicy"] == SCHEMA["properties"]["images"]["properties"]["pullPolicy"]
 
 
 def test_a_value_without_documentation_is_an_error(readme):
