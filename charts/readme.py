@@ -1,4 +1,4 @@
-"""Write what follows from charts/podium/values.yaml: missing entries of values.schema.json, the README's table of values.
+"""Write what follows from values.yaml: missing entries of values.schema.json, and the README's table of values.
 
 python charts/readme.py            # write both
 python charts/readme.py --check    # exit code 1 where one of them is not what the values say

@@ -164,7 +164,7 @@ def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _text)
 
 
-# The graph of a compiled pipeline, read back: which stages it can run.
+# Read back from a compiled pipeline which stages it can run.
 
 PREPARE = "prepare-data"
 

@@ -86,10 +86,8 @@ def submit_to(
     return Submitted(run_id, name, run_link(kubeflow.address, run_id), str(told["store"]), kubeflow.address)
 
 
-# Studies as uploaded pipelines: one pipeline a study, a version for each content, none twice.
-#
-# A version's name is made from what is compiled, so that whoever uploads the same study again, by hand or at an upgrade
-# of the chart, at once or a year later, names the same version; Kubeflow refuses a second one of that name.
+# Upload a study as a pipeline, with one version per content. A version's name is derived from what is compiled, so that
+# uploading the same study again, by hand or at an upgrade of the chart, gives the same name, which Kubeflow refuses.
 
 HASH_DIGITS = 12
 POLL_SECONDS = 3.0

@@ -20,9 +20,8 @@ from podium.components.launch.launcher import Task, TaskEnd
 from podium.trainer.trial.errors import ExitCode, UserError
 from podium.trainer.trial.storage import TAIL_LINES
 
-# What is asked of the API server for one Job at a time, and what a refusal means.
-#
-# What passes (a quota, a server that restarts) is owed and tried again; what does not is the user's to mend.
+# Calls to the API server about one Job. A temporary refusal (a quota, a server that restarts) is retried later; any
+# other is an error that the user has to fix.
 
 QUOTA_SECONDS = 15.0
 """Between two tries of a Job for which the namespace has no quota."""
@@ -126,7 +125,7 @@ class JobCalls:
         state.back_off(state.why or WaitReason(str(error)), FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS)
 
 
-# Looks at all of a step's pods together: why some do not run, and which image the others do.
+# Why pods are pending and which image the others run, asked for all of a step's pods together.
 
 AFTER_SECONDS = 10.0
 """A pod that takes longer to run is asked why."""

@@ -245,10 +245,9 @@ def _short(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error).partition(": ")[2] or str(error)
 
 
-# One watch on all Jobs of a step, in a thread, taken up again whatever ends it.
-#
-# What it saw goes into a queue. Where the server no longer knows the version from which to go on (410), or after a
-# break of unknown length, the Jobs are listed again, and who reads the queue compares.
+# One watch on all Jobs of a step, in a thread that restarts it whenever it ends. Updates go into a queue. Where the
+# server no longer knows the version to resume from (410), the Jobs are listed again, and the reader of the queue
+# compares.
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.2, 15.0
 """Back-off while the server does not answer."""
@@ -339,10 +338,9 @@ class JobWatch:
             response.shutdown()
 
 
-# The least that a conductor and the reaper need to be allowed in the namespace of the Jobs, as rules of a Role.
-#
-# `python -m podium.components.launch.job_cluster [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
-# and a test compares them.
+# The minimal rights of a conductor and of the reaper in the namespace of the Jobs, as rules of a Role.
+# `python -m podium.components.launch.job_cluster [NAME]` prints both Roles for `kubectl apply`. The chart has the same
+# rules, and a test compares them.
 
 Rule = dict[str, list[str]]
 

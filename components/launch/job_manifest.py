@@ -26,10 +26,9 @@ from podium.trainer.trial.errors import ConfigError, ExitCode, Problem, UserErro
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import join_uri, normalise_uri
 
-# Names and labels of what a run has on a cluster: the same for every conductor of the run, different for every other.
-#
-# A Job's name is made of the store, the run, the trial's fingerprint and the attempt, so that a conductor that was
-# killed and started again finds its Jobs and can't start one twice: creating it again is a conflict.
+# Names and labels of a run's objects on a cluster. A Job's name is derived from the store, the run, the trial's
+# fingerprint and the attempt: a conductor that was killed and started again finds its Jobs and can't start one twice,
+# since creating it again is a conflict.
 
 APP = {"app.kubernetes.io/name": "podium", "app.kubernetes.io/component": "trial"}
 RUN, STAGE, STORE = "podium.dev/run", "podium.dev/stage", "podium.dev/store"
@@ -92,10 +91,8 @@ def _hex(*parts: str, digits: int) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:digits]
 
 
-# How trials run as Jobs on this cluster: what the site decides and no study says.
-#
-# Read from the environment variable `PODIUM_JOBS`, a YAML mapping (the chart puts it into the ConfigMap
-# `podium-config`), or from the file that `PODIUM_JOBS_FILE` names. Without either every default holds.
+# The site's settings for Jobs, which no study contains: a YAML mapping in the environment variable `PODIUM_JOBS` (the
+# chart puts it into the ConfigMap `podium-config`), or the file that `PODIUM_JOBS_FILE` names. Otherwise the defaults.
 
 SETTINGS_VARIABLE = "PODIUM_JOBS"
 FILE_VARIABLE = "PODIUM_JOBS_FILE"

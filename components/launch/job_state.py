@@ -17,7 +17,7 @@ from podium.components.launch.launcher import Task, TaskEnd
 from podium.trainer.trial.errors import ExitCode
 from podium.trainer.trial.storage import TAIL_LINES
 
-# How a Job stands and how it ended, read from what the API server says of it and of its pods.
+# A Job's conditions, and how it ended.
 
 DISRUPTION = "DisruptionTarget"
 
@@ -123,10 +123,8 @@ def held_seconds(pod: Object) -> float | None:
     return max(0.0, (end - start).total_seconds())
 
 
-# Why a Job does not run yet, in words, from the Job, its pods and the namespace's warnings.
-#
-# Some reasons pass by themselves (a queue, a quota, a busy node); others do not (an image that does not exist, a
-# missing secret), and the launcher gives those a limited time.
+# Why a Job does not run yet. Some reasons pass (a queue, a quota, a busy node). Others do not (an image that does not
+# exist, a missing secret): the launcher gives those a limited time.
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
@@ -272,7 +270,7 @@ def _first_sentence(text: str, limit: int = 300) -> str:
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 
 
-# A task that a launcher has taken on, as its Job stands: created, queued, pending, running, over.
+# The state of a task's Job in the launcher: created, queued, pending, running, over.
 
 
 @dataclass

@@ -119,7 +119,7 @@ def trial_command(uri: str) -> list[str]:
     return [*prefix, uri]
 
 
-# What a run's trials wait for, in words: printed when it changes, and kept in `waiting.json` for `podium status`.
+# Why trials wait: printed when it changes, and kept in `waiting.json` for `podium status`.
 
 SHOWN = 5
 """Trials that are named with each reason."""
@@ -153,11 +153,9 @@ class WaitingNotes:
                 self._storage.delete(WAITING)
 
 
-# What a trial's attempts cost: `attempts.json` in its folder, kept by the conductor.
-#
-# Device time is money whether or not an attempt ended well, so it is written down while the attempt runs: a conductor
-# that is killed loses at most `BEAT_SECONDS` of it. A result's cost is always computed from this file, so filling it in
-# twice gives the same.
+# Device time of a trial's attempts: `attempts.json` in its folder, written by the conductor. An attempt costs money
+# however it ends, so its time is written while it runs: a conductor that is killed loses at most `BEAT_SECONDS` of it.
+# A result's cost is always computed from this file, so computing it twice gives the same.
 
 BEAT_SECONDS = 30.0
 

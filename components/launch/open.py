@@ -41,7 +41,7 @@ def open_launcher(kind: str, run: Run, step: str, resources: Resources, *, paral
     raise UserError(Problem("--launcher", f"must be one of {', '.join(KINDS)}, got {kind!r}"))
 
 
-# From a run to the launcher of its Jobs: settings, cluster, owner, and what an earlier conductor left.
+# The launcher of a step's Jobs.
 
 PATIENCE_SECONDS = 120.0
 """For an API server that does not answer when a step begins: it may be restarting."""
@@ -86,7 +86,7 @@ def read_jobs(storage: Storage) -> dict[str, Any] | None:
     return noted
 
 
-# One task of a step that is no stage, from its start to an end of its own: what shakedown and evaluation run.
+# A single task outside of a stage, run to its end: for shakedown and evaluation.
 
 POLL_SECONDS = 2.0
 DELAY_SECONDS = 5.0

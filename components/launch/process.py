@@ -193,10 +193,6 @@ def _become(message: dict[str, object], parent: int, inherited: Sequence[int]) -
     os.environ.update(environment)
 
 
-if __name__ == "__main__":
-    main()
-
-
 LOG_INTERVAL_SECONDS = 30.0
 """How often a log that is not in a file system is put to the store."""
 
@@ -392,3 +388,7 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return asked.stdout.split()
+
+
+if __name__ == "__main__":
+    main()

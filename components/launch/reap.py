@@ -23,7 +23,7 @@ from podium.trainer.trial.errors import PodiumError
 from podium.trainer.trial.lease import PATIENCE_SECONDS
 from podium.trainer.trial.storage import open_storage
 
-# Ending a run's Jobs from outside, when no conductor does it: their trials save, and nothing of them stays.
+# Delete a run's Jobs when no conductor does it. Their trials save first.
 
 POLL_SECONDS = 1.0
 

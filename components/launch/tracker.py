@@ -153,15 +153,8 @@ class Sender:
         return self._parent
 
 
-if __name__ == "__main__":
-    main()
-
-
-# What MLflow could not take while a stage ran, sent by the steps that come after it.
-#
-# A stage does not wait for a server that is away: its verdict would come late. So each later step that runs while
-# nobody else writes looks which ended trials are not wholly in MLflow, and sends those. Where there is none, MLflow
-# is not even imported.
+# Catch up with an MLflow server that was away. A stage does not wait for it, or its verdict would be late: each later
+# step sends the ended trials that MLflow lacks. Where it lacks none, MLflow is not even imported.
 
 
 def catch_up(run: Run) -> None:
@@ -189,3 +182,7 @@ def is_sent(run: Run, folder: str, uri: str) -> bool:
     state = run.read_json(f"{folder}/{SYNC}") or {}
     ended = run.storage.exists(f"{folder}/{RESULT}")
     return state.get("tracking_uri") == uri and bool(state.get("result_sha256") if ended else state.get("run_id"))
+
+
+if __name__ == "__main__":
+    main()

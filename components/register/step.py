@@ -25,7 +25,7 @@ from podium.trainer.trial.errors import PodiumError
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.sync import artifact_root, client, ensure_parent, mlflow_uri
 
-# A finalist as a new version of a registered MLflow model: code, weights, tokenizer and verdict, no pickle.
+# Log a finalist as a new version of a registered MLflow model: code, weights, tokenizer and verdict, without pickle.
 
 CODE = Path(__file__).with_name("served_model.py")
 NEEDED = ("podium", "tokenizers", "safetensors", "numpy", "pandas")

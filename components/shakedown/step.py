@@ -36,9 +36,8 @@ from podium.trainer.trial.stopping import StopRules
 from podium.trainer.trial.storage import Storage, join_uri
 from podium.trainer.trial.sync import mlflow_uri
 
-# What the gate looks at: each check is a function of what two short runs left behind.
-#
-# `whole` ran all steps in one go; `resumed` started from its checkpoint half way and did the second half again.
+# The gate's checks, each a function of the files of two short runs: `whole` ran all steps in one go, `resumed` started
+# from its checkpoint half way and repeated the second half.
 
 RESUME_TOLERANCE = 0.02
 """Nats by which a step's loss may differ after a resume on a device whose kernels are not deterministic; 0 on a CPU."""

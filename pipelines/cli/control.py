@@ -121,7 +121,7 @@ def _size(count: int | None) -> str:
     return "" if count is None else f"{format_count(count)}B"
 
 
-# What in a store no run needs any more, with the reason for each.
+# Garbage in a store, with the reason for each object.
 
 FULL = re.compile(r"/ckpt-step-\d+\.pt$")
 BETWEEN = re.compile(r"/model-step-\d+\.(safetensors|json)$")
@@ -221,7 +221,7 @@ def _folder_size(store: Storage, key: str) -> int | None:
     return None if path is None else path.stat().st_size
 
 
-# `podium approve`, `override` and `extend`: a person's decisions on a run, put on its ledger.
+# Decisions of a person about a run, recorded in its ledger.
 
 GO_ON = "the same podium run goes on from here"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from podium.components.study.run import Run
 
 
-# Runs as Kubeflow calls them: found in the store by their id, described and ended where none of ours is there yet.
+# Runs by the id that Kubeflow gave them.
 
 ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 

@@ -107,8 +107,6 @@ def _champion(champion: dict[str, Any] | None) -> str:
     return f"{champion['variant']} ({champion['alias']}, {champion['metric']} {shown})"
 
 
-# `podium logs`: what a trial, or the pipeline, wrote.
-
 POLL_SECONDS = 1.0
 
 

@@ -154,7 +154,7 @@ def names(text: str | None) -> tuple[str, ...] | None:
     return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-# Options by which commands reach Kubeflow: the same words in each, and the same variables of the environment.
+# Options for reaching Kubeflow, each with its environment variable.
 
 PANEL = "Kubeflow, and who asks"
 
@@ -248,7 +248,7 @@ def address(
     )
 
 
-# Output: results on stdout, everything that accompanies them on stderr.
+# Output: results on stdout, everything else on stderr.
 
 
 def stdout() -> Console:

@@ -186,7 +186,7 @@ def _priced(usd: float | None) -> str:
     return "not priced" if usd is None else format_usd(usd)
 
 
-# `podium studies`, `new` and `validate`: what there is to run, and how to write one's own.
+# Shipped studies, and studies of one's own.
 
 TEMPLATE = Path(__file__).parent / "new_study.yaml"
 

@@ -127,9 +127,6 @@ def sync(
     result(f"{len(started)} trials are in MLflow at {uri}")
 
 
-# `podium verify`: a verdict's numbers, recomputed from what it holds.
-
-
 @command("Look", 5)
 def verify(
     verdict: Annotated[str, typer.Argument(metavar="VERDICT.json", help="A file in a run's verdicts folder.")],
@@ -158,8 +155,6 @@ def verify(
     if not found.ok:
         raise typer.Exit(ExitCode.STOPPED)
 
-
-# `podium compare`: runs, files and folders beside each other or beside a target, with the tests that fit.
 
 DEFAULT_ALPHA = 0.01
 

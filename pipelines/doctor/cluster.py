@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from podium.pipelines.installation import Installation
 
 
-# A check and what it found, and how checks are run: all at once, each for so long and no longer, no traceback.
+# Checks run concurrently, each with a time limit; an error is a finding, never a traceback.
 
 Status = Literal["ok", "warning", "failed", "skipped"]
 SECONDS = 30.0
@@ -225,7 +225,7 @@ def _amount(quantity: str) -> Any:
     return parse_quantity(quantity)
 
 
-# The servers that a run talks to: Kubeflow, the store, MLflow.
+# Servers: Kubeflow, the store, MLflow.
 
 TIMEOUT_SECONDS = 10.0
 OLDEST_MLFLOW = (3, 5)
@@ -327,7 +327,7 @@ def _get(url: str) -> str:
     return text
 
 
-# Which versions meet: this machine's, those that Podium is made for, and those of the images that would run.
+# Versions: of this machine, those that Podium supports, and those of the images.
 
 KFP = "2.17"
 """What compiled pipelines are tried on; the SDK's and the server's."""

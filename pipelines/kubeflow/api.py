@@ -28,7 +28,7 @@ from urllib.parse import quote, urlsplit
 from podium.pipelines.kubeflow.address import Address, resolve
 from podium.trainer.trial.errors import PodiumError, Problem, UserError
 
-# What Kubeflow's API answers when it does not do as asked, as one sentence that says what to do.
+# Errors of Kubeflow's API, each as one sentence that says what to do.
 
 SERVER_ERRORS = 500
 
@@ -394,7 +394,7 @@ def _input(run: Any, name: str) -> str | None:
     return None if value is None else str(value)
 
 
-# Links to Kubeflow's pages, which depend on how it is installed.
+# Links to Kubeflow's pages; they depend on how it is installed.
 
 BEHIND_DASHBOARD = "/pipeline"
 """Path of the API and the pages in a whole Kubeflow, whose dashboard shows them in a frame under `/_/pipeline/`."""
@@ -426,7 +426,7 @@ def _is_inside(host: str) -> bool:
     return name.endswith((".svc", ".svc.cluster.local")) or ".svc." in name
 
 
-# Signing in to a Kubeflow that is guarded by Dex: the login page, filled in as a browser would; a session's cookie.
+# Sign in at the login page of a Kubeflow that is guarded by Dex, as a browser does, for a session's cookie.
 #
 # Kubeflow's manifests put an authentication proxy (oauth2-proxy, formerly the OIDC authservice) before every page and
 # API. Without a session it redirects to Dex, Dex to its login form, and the form back to the proxy, which sets its
@@ -496,7 +496,7 @@ def _get(opener: urllib.request.OpenerDirector, url: str, data: bytes | None = N
         return answer.read().decode("utf-8", errors="replace"), answer.geturl()
 
 
-# Kubeflow through `kubectl port-forward`: for a laptop with a kubeconfig and no address of Kubeflow.
+# Reach Kubeflow through `kubectl port-forward`, for a laptop with a kubeconfig and no address of Kubeflow.
 
 SERVICE = "svc/ml-pipeline"
 PORT = 8888
