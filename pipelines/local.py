@@ -18,20 +18,18 @@ import warnings
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from podium.components.prepare_data.gpus import study_gpus
 from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, end_with
 from podium.components.study.design import Selection
 from podium.components.study.layout import PIPELINE_LOG, StepFailure
 from podium.components.study.load import dump_study
+from podium.components.study.run import Run
 from podium.pipelines.compile import study_input
 from podium.trainer.trial.errors import PodiumError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.storage import TAIL_LINES, read_end
-
-if TYPE_CHECKING:
-    from podium.components.study.run import Run
 
 
 class PipelineError(PodiumError):

@@ -18,6 +18,9 @@ from podium.components.study.design import Selection
 from podium.components.study.load import dump_study, load_study, read_study_text
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
+from podium.pipelines.installation import load_installation
+from podium.pipelines.kubeflow.address import Address
+from podium.pipelines.kubeflow.api import open_kubeflow
 
 if TYPE_CHECKING:
     from podium.pipelines.compile import Options
@@ -101,7 +104,6 @@ def submit(
     is the rest of a `podium.pipelines.kubeflow.address.Address` (namespace, token, cookie, username, password, …).
     Follow it with `wait`. Raises UserError.
     """
-    from podium.pipelines.kubeflow.address import Address
     from podium.pipelines.submit import submit_study
 
     loaded, text = _loaded(study, profile)
@@ -123,8 +125,6 @@ def upload(
 
     `who` is as of `submit`. Uploading the same again changes nothing. Raises UserError.
     """
-    from podium.pipelines.kubeflow.address import Address
-    from podium.pipelines.kubeflow.api import open_kubeflow
     from podium.pipelines.submit import upload_study
 
     loaded, text = _loaded(study, profile)
@@ -140,7 +140,6 @@ def wait(submitted: Submitted, *, retries: int = 3) -> RunOutcome:
     A failure of infrastructure (a lost pod or node) is retried at most `retries` times; a study that stops at a verdict
     is no failure. The run itself, where its store can be read: `Run.open(submitted.store, finished.run_id)`.
     """
-    from podium.pipelines.kubeflow.api import open_kubeflow
     from podium.pipelines.wait import wait as follow
 
     with open_kubeflow(submitted.address) as kubeflow:
@@ -151,7 +150,6 @@ def _options(
     study: Source, profile: str, store: str | None, launcher: Launcher | None, installation: str | None
 ) -> Options:
     from podium.pipelines.compile import Options
-    from podium.pipelines.installation import load_installation
 
     site = load_installation(installation)
     return Options(profile=_profile(study, profile), store=store or site.store, launcher=launcher, installation=site)

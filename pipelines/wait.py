@@ -13,17 +13,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from podium.components.study import layout
 from podium.components.study.layout import StepFailure, failure_of, run_of
-from podium.components.study.run import exit_code
+from podium.components.study.run import Run, exit_code
 from podium.pipelines.kubeflow.api import Kubeflow, KubeflowError, KubeflowRun, UnreachableError
 from podium.trainer.trial.errors import ExitCode, PodiumError
 from podium.trainer.trial.storage import Storage, open_storage
-
-if TYPE_CHECKING:
-    from podium.components.study.run import Run
 
 POLL_SECONDS = 5.0
 OUTAGE_SECONDS = 600.0
@@ -31,7 +27,7 @@ OUTAGE_SECONDS = 600.0
 RETRY_START_SECONDS = 120.0
 """How long Kubeflow may take to take a retry up."""
 
-Look = Callable[[KubeflowRun, "Run | None"], None]
+Look = Callable[[KubeflowRun, Run | None], None]
 
 
 @dataclass(frozen=True)
@@ -102,8 +98,6 @@ class RunStore:
             try:
                 run_id = run_of(self._storage, self._kubeflow_run)
                 if run_id is not None:
-                    from podium.components.study.run import Run
-
                     self._run = Run.open(self._storage.uri, run_id)
                 self.problem = ""
             except PodiumError as error:

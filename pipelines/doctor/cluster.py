@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from podium.components.launch.job_manifest import GpuClass, read_job_settings
+from podium.pipelines.installation import Installation, images
 from podium.pipelines.kubeflow.address import HOST, Address, is_given
 from podium.pipelines.kubeflow.api import open_kubeflow
 from podium.trainer.trial.errors import PodiumError, UserError
@@ -24,7 +26,6 @@ from podium.trainer.trial.sync import mlflow_uri
 
 if TYPE_CHECKING:
     from podium.components.launch.job_cluster import Cluster
-    from podium.pipelines.installation import Installation
 
 
 # Checks run concurrently, each with a time limit; an error is a finding, never a traceback.
@@ -315,8 +316,6 @@ def _get(url: str) -> str:
     if token:
         request.add_header("Authorization", f"Bearer {token}")
     elif user:
-        import base64
-
         pair = f"{user}:{os.environ.get('MLFLOW_TRACKING_PASSWORD', '')}".encode()
         request.add_header("Authorization", f"Basic {base64.b64encode(pair).decode()}")
     with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
@@ -337,7 +336,6 @@ PYTHONS = ("3.11", "3.12", "3.13")
 def check_versions(site: Installation) -> Iterator[Finding]:
     """This machine's versions, and whether the images are of the same Podium."""
     import podium
-    from podium.pipelines.installation import images
 
     python, kfp = platform.python_version(), importlib.metadata.version("kfp")
     said = f"podium {podium.__version__}, Python {python}, kfp {kfp}"

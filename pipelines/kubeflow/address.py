@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from podium.trainer.trial.errors import Problem, UserError
@@ -96,7 +96,6 @@ def _in_cluster(address: Address) -> Address:
                 "only inside a cluster it is found by itself",
             )
         )
-    from dataclasses import replace
 
     return replace(address, host=IN_CLUSTER.format(namespace=address.kubeflow_namespace))
 

@@ -353,7 +353,6 @@ class Kubeflow:
 
 
 def _sign_in(address: Address) -> str:
-    import ssl
 
     assert address.host is not None
     assert address.username is not None
@@ -373,7 +372,6 @@ def _reads(path: Path | None) -> Callable[[Any], None]:
 
 
 def _equals(key: str, value: str) -> str:
-    import json
 
     return json.dumps({"predicates": [{"operation": "EQUALS", "key": key, "stringValue": value}]})
 
