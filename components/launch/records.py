@@ -17,8 +17,17 @@ from podium.components.study.trials import Trial
 from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.trial.errors import NotFoundError
-from podium.trainer.trial.result import Curve, Point, Status, TrialResult, curve_of, mean_curve, read_lines
-from podium.trainer.trial.stopping import Kill, KillRule, kill_point, perplexity_of
+from podium.trainer.trial.result import (
+    Curve,
+    Point,
+    Status,
+    TrialResult,
+    curve_of,
+    mean_curve,
+    perplexity_of,
+    read_lines,
+)
+from podium.trainer.trial.stopping import Kill, KillRule, kill_point
 from podium.trainer.trial.storage import Storage, join_uri, to_json
 from podium.trainer.trial.units import format_usd
 

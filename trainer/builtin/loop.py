@@ -27,9 +27,9 @@ from podium.trainer.builtin.setup import Parts, after_step, begin_step, random_s
 from podium.trainer.builtin.state import Clock, RunState, best_point
 from podium.trainer.trial.errors import CheckpointError
 from podium.trainer.trial.lease import Interrupted, StopRequests
-from podium.trainer.trial.recorder import MetricsLog, Progress, Reporter, evaluation_line, train_line
-from podium.trainer.trial.result import Point, Status, finite
-from podium.trainer.trial.stopping import ReferenceCurve, first_stop, is_near, perplexity_of
+from podium.trainer.trial.recorder import MetricsLog, Progress, Reporter
+from podium.trainer.trial.result import Point, Status, evaluation_line, finite, perplexity_of, train_line
+from podium.trainer.trial.stopping import ReferenceCurve, first_stop, is_near
 from podium.trainer.trial.storage import Storage
 
 # A whole run's state as the parts of a full checkpoint, and back.

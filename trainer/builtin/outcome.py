@@ -18,8 +18,8 @@ from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.builtin.checkpoint import BEST, FINAL, full_name
 from podium.trainer.builtin.config import RunSpec, TrainConfig
 from podium.trainer.builtin.state import Clock, RunState, best_point
-from podium.trainer.trial.result import Curve, Point, Status, TrialResult, Versions, finite
-from podium.trainer.trial.stopping import Stop, TargetRule, crossings, perplexity_of
+from podium.trainer.trial.result import Curve, Point, Status, TrialResult, Versions, finite, perplexity_of
+from podium.trainer.trial.stopping import Stop, TargetRule, crossings
 from podium.trainer.trial.storage import Storage
 
 # What ran: recorded with every result, so that a number can be traced to code, image and device.

@@ -7,8 +7,14 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from podium.trainer.trial.section import Section
+
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+NOTE = "note.md"
+"""Files of a trial's folder."""
 
 
 class Status(StrEnum):
@@ -174,6 +180,34 @@ Curve = Sequence[Point]
 """Evaluations in the order of tokens."""
 
 
+def train_line(
+    step: int, tokens: int, loss: float, learning_rate: float, gradient_norm: float, seconds: float
+) -> dict[str, Any]:
+    """One optimizer step."""
+    return {
+        "step": step,
+        "tokens": tokens,
+        "train_loss": finite(loss),
+        "learning_rate": learning_rate,
+        "gradient_norm": finite(gradient_norm),
+        "train_seconds": round(seconds, 4),
+    }
+
+
+def evaluation_line(point: Point) -> dict[str, Any]:
+    """One evaluation."""
+    return {
+        "step": point.step,
+        "tokens": point.tokens,
+        "val_loss": point.val_loss,
+        "val_perplexity": None if point.val_loss is None else finite(perplexity_of(point.val_loss)),
+        "bits_per_byte": point.bits_per_byte,
+        "gradient_norm": point.gradient_norm,
+        "train_seconds": point.train_seconds,
+        **{f"{DOMAIN}{name}": loss for name, loss in (point.by_domain or {}).items()},
+    }
+
+
 def read_lines(text: str) -> list[dict[str, float | int | None]]:
     """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
     return [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
@@ -227,15 +261,14 @@ def _mean_point(points: Sequence[Point]) -> Point:
     )
 
 
-METRICS = "metrics.jsonl"
-
-
-RESULT = "result.json"
-
-
-NOTE = "note.md"
-
-
 def finite(value: float) -> float | None:
     """The value, or None where it is infinite or not a number: a missing measurement stays missing."""
     return value if math.isfinite(value) else None
+
+
+def perplexity_of(loss: float) -> float:
+    """exp(loss), infinite where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -17,7 +17,17 @@ from pydantic import Field, model_validator
 
 from podium.trainer.builtin.model_config import CollapseRule
 from podium.trainer.trial.errors import NotFoundError, StorageError
-from podium.trainer.trial.result import METRICS, Crossing, Curve, Point, Status, curve_of, mean_curve, read_lines
+from podium.trainer.trial.result import (
+    METRICS,
+    Crossing,
+    Curve,
+    Point,
+    Status,
+    curve_of,
+    mean_curve,
+    perplexity_of,
+    read_lines,
+)
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.units import Count, Seconds, format_count
@@ -181,14 +191,6 @@ class Stop:
         """How a run that this ended is reported."""
         named = {"non_finite": Status.DIVERGED, "target": Status.TARGET_REACHED}
         return named.get(self.kind, Status.KILLED)
-
-
-def perplexity_of(loss: float) -> float:
-    """exp(loss), infinite where that is too large for a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 def kill_point(curve: Curve, reference: Curve, rule: KillRule) -> Kill | None:
