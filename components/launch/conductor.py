@@ -44,7 +44,7 @@ from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.trial.errors import InUseError, NotFoundError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.trial.result import Point, Status, TrialResult
-from podium.trainer.trial.stopping import Kill
+from podium.trainer.trial.stopping import Ending
 from podium.trainer.trial.storage import Storage, join_uri
 
 # From a trial to the task that a launcher starts: its next attempt, or one of an earlier conductor that goes on.
@@ -482,7 +482,7 @@ class StageLoop:
                 so_far = live.before.begin().last(Attempt(seconds=round(seconds, 3)))
                 write_attempts(self._run.storage, live.trial.key.folder, so_far)
 
-    def _end_arm(self, arm: str, kill: Kill) -> None:
+    def _end_arm(self, arm: str, kill: Ending) -> None:
         """End an arm's trials: what runs is told to, what waits for its restart is not started again."""
         self._launcher.stop(
             [name for name, live in self._live.items() if live.trial.variant.name == arm],

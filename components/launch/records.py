@@ -27,7 +27,7 @@ from podium.trainer.trial.result import (
     perplexity_of,
     read_lines,
 )
-from podium.trainer.trial.stopping import Kill, KillRule, kill_point
+from podium.trainer.trial.stopping import Ending, KillRule, kill_point
 from podium.trainer.trial.storage import Storage, join_uri, to_json
 from podium.trainer.trial.units import format_usd
 
@@ -44,7 +44,7 @@ class Ruling:
     """A trial that is over, and where the kill rule met its arm; None where it did not."""
 
     key: TrialKey
-    kill: Kill | None
+    kill: Ending | None
 
 
 class Judge:
@@ -66,7 +66,7 @@ class Judge:
         self._over: dict[str, set[int]] = {}
         """Arm → seeds that are over and have no ruling yet, or are the baseline's."""
         self._reference: dict[int, Curve] = {}
-        self._kills: dict[str, Kill] = {}
+        self._kills: dict[str, Ending] = {}
 
     def over(self, key: TrialKey) -> list[Ruling]:
         """Note that a trial is over. Returns the rulings that this makes possible."""
@@ -83,7 +83,7 @@ class Judge:
             return self._rule_on(key.variant)
         return []
 
-    def look(self, arms: Iterable[str]) -> dict[str, Kill]:
+    def look(self, arms: Iterable[str]) -> dict[str, Ending]:
         """Judge arms that still run, by their curves so far. Returns those that the rule ends now.
 
         Only for arms with several seeds: the trainer does it itself where an arm has one.
@@ -97,7 +97,7 @@ class Judge:
                 found[arm] = self._kills[arm] = kill
         return found
 
-    def kill_of(self, key: TrialKey) -> Kill | None:
+    def kill_of(self, key: TrialKey) -> Ending | None:
         """Where the trial's arm was killed, as far as `look` has seen."""
         return self._kills.get(key.variant) if key.seed in self._seeds else None
 
@@ -109,7 +109,7 @@ class Judge:
         kill = self._kills.get(arm) or self._kill(arm)
         return [Ruling(TrialKey(self._stage, arm, seed), kill) for seed in sorted(self._over.pop(arm, set()))]
 
-    def _kill(self, arm: str) -> Kill | None:
+    def _kill(self, arm: str) -> Ending | None:
         assert self._rule is not None
         reference = self._reference or {seed: self._curve(self._key(self._baseline, seed)) for seed in self._seeds}
         if self._baseline_over():
@@ -129,7 +129,7 @@ class Judge:
 
 def arm_kill(
     arm: Mapping[int, Curve], baseline: Mapping[int, Curve], seeds: Collection[int], rule: KillRule
-) -> Kill | None:
+) -> Ending | None:
     """Where the rule ends an arm: the mean over its seeds against the mean over the baseline's, or None (yet).
 
     Both are by seed, as far as they are known. A look is judged once every seed of both sides has reached it, and what
@@ -156,7 +156,7 @@ def read_metrics(storage: Storage, folder: str, *, only: str = "") -> list[dict[
     return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
 
 
-def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) -> TrialResult:
+def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Ending) -> TrialResult:
     """The result of a run as the kill rule leaves it, the same whenever that was noticed, and by whom.
 
     Every figure is the one at the look or up to it; only `stopped_tokens` says how far the run had come by then.
@@ -295,7 +295,7 @@ class Records:
         )
         return self._make(trial, Status.NOT_RUN_BUDGET, reason, device_seconds=0.0, cost_usd=0.0, attempts=0)
 
-    def killed(self, trial: Trial, result: TrialResult | None, kill: Kill) -> TrialResult:
+    def killed(self, trial: Trial, result: TrialResult | None, kill: Ending) -> TrialResult:
         """The result as the kill rule leaves it: of a trial that had finished, or that was stopped for it."""
         lines = read_metrics(self._run.storage, trial.key.folder)
         if result is None:

@@ -26,7 +26,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from podium.trainer.builtin.data.shards import default_cache
+from podium.trainer.builtin.data.manifest import default_cache
 
 PACKAGE = "podium.trainer"
 METHOD = 1
@@ -38,6 +38,7 @@ LISTED = (
     "builtin.checkpoint",
     "builtin.config",
     "builtin.data.loader",
+    "builtin.data.manifest",
     "builtin.data.shards",
     "builtin.distributed",
     "builtin.evaluation.perplexity",
@@ -58,7 +59,7 @@ LISTED = (
     "builtin.outcome",
     "builtin.pretrained",
     "builtin.routing",
-    "builtin.routing_metrics",
+    "trial.routing_metrics",
     "builtin.run",
     "builtin.setup",
     "builtin.state",
@@ -79,9 +80,12 @@ EXEMPT = {
     "builtin.cli": _FLAGS,
     "builtin.data": "an empty package",
     "builtin.data.command": _FLAGS,
+    "builtin.data.corpora": "an empty package",
+    "builtin.data.corpora.fineweb": _DATA,
+    "builtin.data.corpora.mixture": _DATA,
+    "builtin.data.corpora.text": _DATA,
     "builtin.data.corpus": _DATA,
-    "builtin.data.fineweb": _DATA,
-    "builtin.data.mixture": _DATA,
+    "builtin.data.encode": _DATA,
     "builtin.data.prepare": _DATA,
     "builtin.data.shard_cache": "fetches shards, which are compared with the size, sum or stamp in the manifest",
     "builtin.data.sources": _DATA,
@@ -109,6 +113,7 @@ EXEMPT = {
     "trial.storage.file": _STORE,
     "trial.storage.s3": _STORE,
     "trial.sync": "copies metrics to MLflow",
+    "trial.yaml_text": "reads and writes YAML; the values are in the fingerprint",
     "trial.units": "reads and writes quantities; the values are in the fingerprint",
 }
 """Every other module of the trainer, with the reason why a change of it leaves finished trials valid."""

@@ -11,10 +11,20 @@ from typing import Any
 
 from podium.trainer.trial.section import Section
 
+# The files of a trial's folder, checkpoints aside.
+
+CONFIG = "config.json"
+"""The run spec, written before the trial starts."""
 RESULT = "result.json"
+"""Written last: its existence means that the trial is over."""
 METRICS = "metrics.jsonl"
 NOTE = "note.md"
-"""Files of a trial's folder."""
+LEASE = "lease.json"
+"""Which process trains here."""
+FALLBACKS = "memory.json"
+"""What was made smaller because memory ran out, so that a restart begins with it."""
+SYNC = "sync.json"
+"""How far metrics were copied to MLflow."""
 
 
 class Status(StrEnum):
@@ -235,6 +245,12 @@ def curve_of(lines: Iterable[dict[str, float | int | None]]) -> list[Point]:
 
 def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None] | None:
     return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
+
+
+def best_point(points: Sequence[Point]) -> Point | None:
+    """The evaluation of lowest loss, the first of equals; None where none was finite."""
+    known = [point for point in points if point.val_loss is not None]
+    return min(known, key=lambda point: (point.val_loss, point.step), default=None)
 
 
 def mean_curve(curves: Sequence[Curve]) -> list[Point]:
