@@ -44,7 +44,7 @@ from podium.trainer.trial.result import (
     TrialResult,
     read_result,
 )
-from podium.trainer.trial.stopping import Kill
+from podium.trainer.trial.stopping import Ending
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 60.0
 """Wait before a trial's first restart, doubled each time up to the longest."""
@@ -337,7 +337,7 @@ class StageLoop:
                 so_far = live.before.begin().last(Attempt(seconds=round(seconds, 3)))
                 write_attempts(self._run.storage, live.trial.key.folder, so_far)
 
-    def _end_arm(self, arm: str, kill: Kill) -> None:
+    def _end_arm(self, arm: str, kill: Ending) -> None:
         """End an arm's trials: what runs is told to, what waits for its restart is not started again."""
         self._launcher.stop(
             [name for name, live in self._live.items() if live.trial.variant.name == arm],

@@ -20,7 +20,7 @@ from typing import Any
 from podium.components.study.layout import REGISTRATION, mlflow_tags, verdict_key
 from podium.components.study.run import Finalist, Run, finalists, last_verdict
 from podium.components.verdicts.verdict import Verdict
-from podium.trainer.builtin.data.shards import TOKENIZER
+from podium.trainer.builtin.data.manifest import TOKENIZER
 from podium.trainer.trial.errors import PodiumError
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.sync import artifact_root, client, ensure_parent, mlflow_uri
@@ -111,7 +111,7 @@ def _requirements(winner: Finalist) -> list[str]:
     versions = winner.result.versions
     # without the build (`+cu128`), which is no version of the package index
     torch = versions.torch.partition("+")[0] if versions and versions.torch else ""
-    needed = (*NEEDED, "transformers") if winner.trial.config.model.family == "gpt2" else NEEDED
+    needed = (*NEEDED, *winner.trial.config.model.libraries)
     installed = [f"{name}=={importlib.metadata.version(name)}" for name in needed]
     return [*installed, f"torch=={torch}" if torch else "torch"]
 

@@ -555,7 +555,8 @@ def _named(figures: Sequence[Figure], name: str) -> Gallery:
 def _reproduction(data: ReportData) -> list[Block]:
     study = data.study
     corpus = study.data.corpus
-    given = f" --data {corpus.path}" if corpus.source in ("files", "s3") and corpus.path else ""
+    path = corpus.kind.argument(corpus)
+    given = f" --data {path}" if path else ""
     profile = "" if study.profile == "full" else f" --profile {study.profile}"
     blocks: list[Block] = [
         Code("The same again", f"podium run {study.name}{profile}{given} --store runs"),

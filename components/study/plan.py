@@ -31,8 +31,6 @@ from podium.components.study.schema import Price, Study
 from podium.components.study.trials import dataset_config, gate_stages, stage_seeds, variant_config
 from podium.components.verdicts.verdict import VariantRef
 from podium.trainer.builtin.checks import meaning_of
-from podium.trainer.builtin.data.corpus import HUB_SHARDS
-from podium.trainer.builtin.data.shards import SHARD_TOKENS
 from podium.trainer.trial.units import format_count, format_usd
 
 if TYPE_CHECKING:
@@ -96,10 +94,6 @@ def most_variants(study: Study) -> dict[str, int]:
         found[name] = max(1, here.most - int(here.has_baseline)) + pivots(study, name)
         here = go_on(study, name, here, axes=len(study.axes))
     return found
-
-
-CORPUS_TOKENS = {"wikitext-2": 2_400_000}
-"""Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
 
 
 @dataclass(frozen=True)
@@ -248,9 +242,7 @@ def _stage_plan(study: Study, name: str, arms: Counted, selection: Selection, us
     base = baseline(study)
     tokens = variant_config(study, name, base).tokens
     corpus = dataset_config(study, base).corpus
-    known = CORPUS_TOKENS.get(corpus.source) if corpus.max_bytes is None else None
-    if corpus.source == "fineweb" and (corpus.shards or corpus.path is None):
-        known = SHARD_TOKENS * (corpus.shards or HUB_SHARDS)
+    known = corpus.kind.tokens(corpus)
     so_far = total([usd_before, cost.usd])
     limit = study.budget.usd
     return StagePlan(

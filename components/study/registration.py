@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Any
 
 import podium
 from podium.components.study import layout
-from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
-from podium.components.study.load import dump_yaml, parse_yaml, shipped
+from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash
+from podium.components.study.load import shipped
 from podium.components.study.schema import Study
 from podium.components.study.trials import datasets
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint
+from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import NotFoundError, Problem, StorageError, UserError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import Storage, join_uri, normalise_uri, open_storage
+from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from podium.components.study.trials import Trial

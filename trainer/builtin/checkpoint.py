@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 from podium.trainer.builtin.config import FORMAT_VERSION, RunSpec, TrainConfig, load_config
 from podium.trainer.builtin.extension import build_run_model
-from podium.trainer.builtin.state import RunState, best_point
+from podium.trainer.builtin.state import RunState
 from podium.trainer.trial.errors import CheckpointError, ConfigError, NotFoundError, Problem, StorageError
+from podium.trainer.trial.result import best_point
 from podium.trainer.trial.storage import SCRATCH, Storage, open_storage, split_uri, to_json
 
 FULL_KEYS = (

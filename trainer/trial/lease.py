@@ -26,6 +26,7 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 from podium.trainer.trial.errors import InUseError, NotFoundError, PodiumError, StorageError
+from podium.trainer.trial.result import LEASE
 from podium.trainer.trial.storage import Storage, open_storage, split_uri, to_json
 
 # Which process this is, in words that another process can check: host, pid and start time, never a clock.
@@ -87,7 +88,7 @@ class Lease:
     def __init__(
         self,
         storage: Storage,
-        key: str = "lease.json",
+        key: str = LEASE,
         *,
         what: str = "run",
         interval: float | None = None,
@@ -244,7 +245,7 @@ class Watch:
                 return
 
 
-def is_live(storage: Storage, key: str = "lease.json") -> bool:
+def is_live(storage: Storage, key: str = LEASE) -> bool:
     """Whether a living process holds the lease. On another host this may watch for `patience` of its intervals."""
     found = _read(storage, key)
     return found is not None and _lives(storage, key, found)

@@ -27,12 +27,13 @@ from podium.components.reporting.studies.effects import (
     timed_runs,
 )
 from podium.components.reporting.studies.to_target import answers, arrivals
-from podium.components.study.load import load_study, parse_yaml
+from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import dataset_config
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import prepare
 from podium.trainer.trial.result import Point
+from podium.trainer.trial.yaml_text import parse_yaml
 
 AXES = ["o", "lr"]
 

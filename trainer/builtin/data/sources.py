@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
-from podium.trainer.builtin.data.shards import TEST, TRAIN, VALIDATION, default_cache
+from podium.trainer.builtin.data.manifest import TEST, TRAIN, VALIDATION, default_cache
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.storage import SCRATCH, open_storage, split_uri
 

@@ -13,7 +13,7 @@ import torch
 
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.builtin.data.loader import evaluation_batches
-from podium.trainer.builtin.data.shards import TEST, TOKEN_BYTES, TRAIN
+from podium.trainer.builtin.data.manifest import TEST, TOKEN_BYTES, TRAIN
 from podium.trainer.builtin.data.tokenizer import end_of_text, token_bytes
 from podium.trainer.builtin.evaluation import profile
 from podium.trainer.builtin.evaluation.metrics import (
@@ -34,7 +34,6 @@ from podium.trainer.builtin.evaluation.smallbench import (
 )
 from podium.trainer.builtin.evaluation.subject import Subject, open_subject
 from podium.trainer.builtin.extension import measured_counts
-from podium.trainer.builtin.model_config import GPT2Config
 from podium.trainer.builtin.outcome import versions
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.storage import Storage, open_storage, sha256_of
@@ -271,8 +270,7 @@ def put_cost(metrics: Metrics, subject: Subject, request: EvaluationRequest, out
 
 
 def _measure_latency(metrics: Metrics, subject: Subject, output: Storage) -> None:
-    model = subject.config.model
-    positions = model.n_positions if isinstance(model, GPT2Config) else None
+    positions = subject.config.model.most_positions
     measured = [
         profile.measure_latency(
             subject.model,

@@ -15,8 +15,8 @@ from podium.components.study.design import variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study
 from podium.components.study.trials import trial_config
-from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.routing_metrics import Routing
 
 DOMAINS = ("code", "math", "prose")
 

@@ -6,14 +6,15 @@ import hashlib
 import json
 import os
 import random
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import gcd
 from pathlib import Path
 from typing import Any
 
-from podium.trainer.builtin.data.corpus import DOCUMENTS_VERSION, Corpus, CorpusConfig
-from podium.trainer.builtin.data.shards import default_cache
+from podium.trainer.builtin.data.corpus import DOCUMENTS_VERSION, Corpus, CorpusConfig, CorpusKind
+from podium.trainer.builtin.data.manifest import default_cache
 from podium.trainer.builtin.data.sources import Document, Source, builtin_sources, file_sources, s3_sources
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.storage import SCRATCH
@@ -243,6 +244,16 @@ _KINDS: tuple[Callable[[_Draw], str], ...] = (
 
 
 DEMO, HUB = "demo", "hub"
+DOMAINS = ("code", "math", "prose")
+"""For which both have text."""
+_WORDS = {
+    (HUB, "code"): "CodeParrot",
+    (HUB, "math"): "MathQA",
+    (HUB, "prose"): "C4",
+    (DEMO, "code"): "demo: Python's standard library",
+    (DEMO, "math"): "demo: generated arithmetic and algebra",
+    (DEMO, "prose"): "demo: Python's documentation topics",
+}
 PIECE = 2048
 """Least characters of a piece of the demo's code and prose; it ends at a blank line."""
 
@@ -277,22 +288,57 @@ class MixtureCorpus:
                 yield split, replace(document, domain=name)
 
 
-def open_mixture(config: CorpusConfig) -> MixtureCorpus:
-    """Find every domain's text. Raises DataError for one that is missing, empty or not text."""
-    assert config.domains is not None
-    size = config.domain_bytes
-    parts = {}
-    for name, where in config.domains.items():
-        part = CorpusConfig(
-            source="files",
-            path=where,
-            text_field=config.text_field,
-            validation_fraction=config.validation_fraction,
-            test_fraction=config.test_fraction,
-            max_bytes=size,
-        )
-        parts[name] = Corpus(part, _sources(name, where, size, config.text_field))
-    return MixtureCorpus(config, parts)
+class MixtureKind(CorpusKind):
+    """Several domains, each from a place of its own."""
+
+    source = "mixture"
+    position = 4
+
+    def parse(self, text: str) -> CorpusConfig | None:
+        """`mixture` is code, math and prose from the hub, `demo` the same without one, `mixture:FOLDER` a folder's."""
+        if text in ("mixture", DEMO):
+            return CorpusConfig(source="mixture", domains=dict.fromkeys(DOMAINS, HUB if text == "mixture" else DEMO))
+        if text.startswith("mixture:"):
+            return CorpusConfig(
+                source="mixture", domains=domains_of_folder(os.path.abspath(text.removeprefix("mixture:")))
+            )
+        return None
+
+    def check(self, config: CorpusConfig) -> None:
+        """Domains and no path."""
+        if not config.domains or config.path is not None:
+            raise ValueError(
+                f"source 'mixture' has domains and no path, others none, got {config.domains} ({config.source})"
+            )
+        for name, where in config.domains.items():
+            if not re.fullmatch(r"[a-z0-9]+", name):
+                raise ValueError(f"domains must have names of lower-case letters and digits, got {name!r}")
+            if where in (HUB, DEMO) and name not in DOMAINS:
+                raise ValueError(f"{where!r} has text for code, math and prose, got {name!r}")
+        super().check(config.model_copy(update={"domains": None}))
+
+    def describe(self, config: CorpusConfig) -> str:
+        """Every domain and where it comes from."""
+        domains = (config.domains or {}).items()
+        parts = ", ".join(f"{name} {_WORDS.get((where, name), where)}" for name, where in domains)
+        return f"mixture of {parts}; at most {config.size_mb:g} MB each"
+
+    def open(self, config: CorpusConfig) -> MixtureCorpus:
+        """Find every domain's text. Raises DataError for one that is missing, empty or not text."""
+        assert config.domains is not None
+        size = config.domain_bytes
+        parts = {}
+        for name, where in config.domains.items():
+            part = CorpusConfig(
+                source="files",
+                path=where,
+                text_field=config.text_field,
+                validation_fraction=config.validation_fraction,
+                test_fraction=config.test_fraction,
+                max_bytes=size,
+            )
+            parts[name] = Corpus(part, _sources(name, where, size, config.text_field))
+        return MixtureCorpus(config, parts)
 
 
 def domains_of_folder(path: str) -> dict[str, str]:

@@ -9,18 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from podium.trainer.builtin.data.corpus import HUB_SHARDS, CorpusConfig
-from podium.trainer.builtin.data.shards import HEADER_BYTES, TRAIN, VALIDATION, Manifest, Shard, Split, open_shard
+from podium.trainer.builtin.data.corpus import CorpusConfig, CorpusKind
+from podium.trainer.builtin.data.manifest import HEADER_BYTES, SHARD_TOKENS, TRAIN, VALIDATION, Manifest, Shard, Split
+from podium.trainer.builtin.data.shard_cache import HUB, first_line, hub_endpoint, needs_hub
+from podium.trainer.builtin.data.shards import open_shard
 from podium.trainer.trial.errors import DataError
-from podium.trainer.trial.storage import SCRATCH, Storage, open_storage, sha256_of
+from podium.trainer.trial.storage import Storage, open_storage, sha256_of
 
 HUB_REPOSITORY = "kjj0/fineweb10B-gpt2"
-HUB = "hub://"
-"""Begins the source of a dataset on the hub: `hub://owner/name@commit`."""
+HUB_SHARDS = 9
+"""Training shards of 100M tokens that are taken of the hub's by default."""
 VALIDATION_TOKENS = 10_485_760
 """Predicted tokens of the speedruns' evaluation: the first of the validation shard."""
 GPT2_TOKENS, GPT2_END_OF_TEXT = 50257, 50256
@@ -47,6 +48,8 @@ class Listed:
 class Listing:
     """The shards of a corpus and where they lie."""
 
+    description: str
+    """The corpus in words."""
     source: str
     train: list[Listed]
     validation: list[Listed]
@@ -56,6 +59,66 @@ class Listing:
         """Identity of the tokens; no path and no name."""
         identity = [[shard.bytes, shard.identity] for shard in (*self.train, *self.validation)]
         return hashlib.sha256(json.dumps([len(self.train), VALIDATION_TOKENS, identity]).encode()).hexdigest()[:32]
+
+    def manifest(self, vocab_size: int) -> Manifest:
+        """The manifest of a dataset that names these shards; fingerprint and files are still open.
+
+        Raises DataError for a vocabulary too small for GPT-2's tokens.
+        """
+        if vocab_size < GPT2_TOKENS:
+            raise DataError(f"vocab_size: shards of GPT-2's tokens take at least {GPT2_TOKENS}, got {vocab_size}")
+        first = min(VALIDATION_TOKENS + 1, self.validation[0].tokens)
+        return Manifest(
+            fingerprint="",
+            corpus=self.description,
+            corpus_fingerprint=self.fingerprint,
+            vocab_size=vocab_size,
+            tokenizer_size=GPT2_TOKENS,
+            end_of_text=GPT2_END_OF_TEXT,
+            splits={
+                TRAIN: _split(self.train, sum(shard.tokens for shard in self.train)),
+                VALIDATION: _split(self.validation, first),
+            },
+            files={},
+            source=self.source,
+        )
+
+
+class FineWebCorpus(CorpusKind):
+    """FineWeb's shards, or others of their form, in a folder, in S3 or on the hub."""
+
+    source = "fineweb"
+    position = 5
+    is_tokenised = True
+
+    def parse(self, text: str) -> CorpusConfig | None:
+        """`fineweb` is the hub's, `fineweb:PLACE` a folder's or a prefix's in S3."""
+        if text == "fineweb":
+            return CorpusConfig(source="fineweb")
+        if not text.startswith("fineweb:"):
+            return None
+        path = text.removeprefix("fineweb:")
+        return CorpusConfig(source="fineweb", path=path if path.startswith("s3://") else os.path.abspath(path))
+
+    def check(self, config: CorpusConfig) -> None:
+        """Shards, and no cap on text."""
+        super().check(config.model_copy(update={"shards": None}))
+        if config.max_bytes is not None:
+            raise ValueError(f"source 'fineweb' is limited by shards, got max_bytes: {config.max_bytes}")
+
+    def describe(self, config: CorpusConfig) -> str:
+        """Where they are."""
+        return f"FineWeb shards of {config.path or 'the hub'}"
+
+    def shards(self, config: CorpusConfig) -> Listing:
+        """Raises DataError where there are none, or none for validation."""
+        return list_shards(config)
+
+    def tokens(self, config: CorpusConfig) -> int | None:
+        """Of the shards that are asked for."""
+        if config.path is not None and not config.shards:
+            return None
+        return SHARD_TOKENS * (config.shards or HUB_SHARDS)
 
 
 def list_shards(config: CorpusConfig) -> Listing:
@@ -81,51 +144,7 @@ def list_shards(config: CorpusConfig) -> Listing:
     train = train[:wanted]
     if config.path is not None:
         train, validation = ([_identified(storage, shard) for shard in group] for group in (train, validation))
-    return Listing(source, train, validation)
-
-
-def manifest_of(config: CorpusConfig, listing: Listing, vocab_size: int) -> Manifest:
-    """The manifest of a dataset that names these shards; fingerprint and files are still open.
-
-    Raises DataError for a vocabulary too small for GPT-2's tokens.
-    """
-    if vocab_size < GPT2_TOKENS:
-        raise DataError(f"vocab_size: shards of GPT-2's tokens take at least {GPT2_TOKENS}, got {vocab_size}")
-    first = min(VALIDATION_TOKENS + 1, listing.validation[0].tokens)
-    return Manifest(
-        fingerprint="",
-        corpus=config.description,
-        corpus_fingerprint=listing.fingerprint,
-        vocab_size=vocab_size,
-        tokenizer_size=GPT2_TOKENS,
-        end_of_text=GPT2_END_OF_TEXT,
-        splits={
-            TRAIN: _split(listing.train, sum(shard.tokens for shard in listing.train)),
-            VALIDATION: _split(listing.validation, first),
-        },
-        files={},
-        source=listing.source,
-    )
-
-
-def fetch(source: str, name: str, path: Path) -> None:
-    """Copy a shard from its place to a local file, whole or not at all. Raises DataError or StorageError."""
-    if not source.startswith(HUB):
-        open_storage(source).download(name, path)
-        return
-    repository, _, commit = source.removeprefix(HUB).partition("@")
-    try:
-        from huggingface_hub import hf_hub_download
-    except ImportError:
-        raise DataError(_needs_hub()) from None
-    try:
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=path.parent) as place:
-            got = hf_hub_download(
-                repository, name, repo_type="dataset", revision=commit, local_dir=place, endpoint=_endpoint()
-            )
-            os.replace(got, path)
-    except Exception as error:  # noqa: BLE001  the library raises errors of three others', with no common base
-        raise DataError(f"{source}: {name} can't be fetched ({_first_line(error)})") from None
+    return Listing(config.description, source, train, validation)
 
 
 def _split(shards: list[Listed], tokens: int) -> Split:
@@ -137,6 +156,7 @@ def _identified(storage: Storage, shard: Listed) -> Listed:
     path = storage.local_path(shard.name)
     if path is None:
         return Listed(shard.name, shard.bytes, storage.stamp(shard.name))
+
     open_shard(path)  # refuses what is no shard before anything is registered
     return Listed(shard.name, shard.bytes, content_sample(path))
 
@@ -159,12 +179,12 @@ def _hub_files() -> tuple[str, list[Listed]]:
     try:
         from huggingface_hub import HfApi
     except ImportError:
-        raise DataError(_needs_hub()) from None
+        raise DataError(needs_hub()) from None
     try:
-        about = HfApi(endpoint=_endpoint()).dataset_info(HUB_REPOSITORY, files_metadata=True)
-    except Exception as error:  # noqa: BLE001  as in `fetch`
+        about = HfApi(endpoint=hub_endpoint()).dataset_info(HUB_REPOSITORY, files_metadata=True)
+    except Exception as error:  # noqa: BLE001  as in `fetch_shard`
         raise DataError(
-            f"corpus 'fineweb': the hub's {HUB_REPOSITORY} can't be listed ({_first_line(error)}); "
+            f"corpus 'fineweb': the hub's {HUB_REPOSITORY} can't be listed ({first_line(error)}); "
             "give a folder or s3://bucket/prefix with shards: fineweb:PATH"
         ) from None
     found = []
@@ -173,16 +193,3 @@ def _hub_files() -> tuple[str, list[Listed]]:
             sha256 = file.lfs["sha256"] if file.lfs else None
             found.append(Listed(file.rfilename, file.size, sha256 or file.blob_id or "", sha256))
     return f"{HUB}{HUB_REPOSITORY}@{about.sha}", found
-
-
-def _endpoint() -> str | None:
-    """Read at each call: the library reads its environment once, when it is imported."""
-    return os.environ.get("HF_ENDPOINT") or None
-
-
-def _needs_hub() -> str:
-    return "corpus 'fineweb' from the hub needs the library huggingface_hub; or give fineweb:PATH or fineweb:s3://…"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0] or type(error).__name__

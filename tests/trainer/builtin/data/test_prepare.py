@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.builtin.data.loader import TokenStream
+from podium.trainer.builtin.data.manifest import Manifest, check_lengths, dataset_folder, load_manifest
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
-from podium.trainer.builtin.data.shards import Manifest, check_lengths, dataset_folder, load_manifest
 from podium.trainer.builtin.data.tokenizer import load_tokenizer, token_bytes
 from podium.trainer.trial.errors import DataError, StorageError
 from podium.trainer.trial.storage import Storage, open_storage
@@ -72,7 +72,7 @@ def test_preparing_again_reads_no_token_and_writes_nothing(
 ) -> None:
     first = prepare(config(text), store)
     before = {key: store.stamp(key) for key in store.list()}
-    monkeypatch.setattr("podium.trainer.builtin.data.prepare.train_tokenizer", None)
+    monkeypatch.setattr("podium.trainer.builtin.data.encode.train_tokenizer", None)
     monkeypatch.setattr(type(store), "upload", None)
     assert prepare(config(text), store) == first
     assert {key: store.stamp(key) for key in store.list()} == before

@@ -8,8 +8,8 @@ import pytest
 
 from podium.trainer.builtin.data.corpus import CorpusConfig, corpus_fingerprint, open_corpus, parse_corpus
 from podium.trainer.builtin.data.loader import SequenceLoader
+from podium.trainer.builtin.data.manifest import dataset_folder
 from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.builtin.data.shards import dataset_folder
 from podium.trainer.trial.errors import DataError, StorageError
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
 

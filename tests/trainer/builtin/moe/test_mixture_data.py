@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from podium.trainer.builtin.data import mixture
+from podium.trainer.builtin.data.corpora import mixture
 from podium.trainer.builtin.data.corpus import corpus_fingerprint, open_corpus, parse_corpus
 from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_batches, evaluation_domains
+from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, prepare
-from podium.trainer.builtin.data.shards import load_manifest, open_shard
+from podium.trainer.builtin.data.shards import open_shard
 from podium.trainer.builtin.data.tokenizer import load_tokenizer
 from podium.trainer.trial.errors import ConfigError, DataError
 from podium.trainer.trial.storage import open_storage
@@ -240,7 +241,7 @@ def test_half_a_fetch_is_none(hub, tmp_path):
 
     hub.rows["allenai/c4"] = broken()
     with pytest.raises(DataError, match="gone"):
-        mixture.fetch("prose", 1000)
+        mixture.fetch_hub_texts("prose", 1000)
     assert list((tmp_path / "cache/corpora/hub").iterdir()) == []
 
 

@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
+from podium.trainer.builtin.data.manifest import Manifest, Split
+from podium.trainer.builtin.data.shards import ShardWriter
 
 MakeDataset = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
 def wikitext() -> Path:
-    root = Path(__file__).parents[3] / os.environ.get("PODIUM_TEST_DATA", "../shared/data")
+    root = Path(__file__).parents[4] / os.environ.get("PODIUM_TEST_DATA", "../shared/data")
     if not (root / "wikitext-2" / "test.txt").is_file():
         pytest.skip(f"no wikitext-2 in PODIUM_TEST_DATA ({root})")
     return root / "wikitext-2"

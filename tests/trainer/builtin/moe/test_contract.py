@@ -68,7 +68,7 @@ def no_data(monkeypatch):
     class Manifest:
         vocab_size = 50257
 
-    monkeypatch.setattr("podium.trainer.builtin.data.shards.load_manifest", lambda storage: Manifest)
+    monkeypatch.setattr("podium.trainer.builtin.data.manifest.load_manifest", lambda storage: Manifest)
 
 
 def test_what_the_flags_default_to_is_what_the_presets_have(no_data):
@@ -215,7 +215,7 @@ def test_a_shakedown_end_to_end(mode, here, capsys):
 
 
 def test_no_hub_means_the_demo_corpus_and_is_said(here, capsys, monkeypatch):
-    from podium.trainer.builtin.data import mixture
+    from podium.trainer.builtin.data.corpora import mixture
     from podium.trainer.trial.errors import DataError
 
     def away(domain, size):

@@ -74,6 +74,14 @@ def test_a_config_that_is_no_mapping_is_refused(text, tmp_path):
         read_mapping(str(tmp_path / "run.yaml"))
 
 
+def test_a_config_is_read_as_a_study_is(tmp_path):
+    (tmp_path / "run.yaml").write_text("optimizer: {learning_rate: 1e-3}\nname: no\n")
+    assert read_mapping(str(tmp_path / "run.yaml")) == {"optimizer": {"learning_rate": 0.001}, "name": "no"}
+    (tmp_path / "run.yaml").write_text("seed: 1\nseed: 2\n")
+    with pytest.raises(ConfigError, match=r"run.yaml, line 2, column 1: 'seed' is given twice"):
+        read_mapping(str(tmp_path / "run.yaml"))
+
+
 def test_all_problems_are_named_at_once(config_file, markov_data):
     with pytest.raises(ConfigError) as caught:
         spec_from_flags(config_file, None, str(markov_data), {"seed": -1}, ["max_grad_norm=-1", "bach.sequences=2"])

@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 
 from podium.trainer.builtin.config import RunSpec, load_config
-from podium.trainer.builtin.data import fineweb, shard_cache
+from podium.trainer.builtin.data import shard_cache
+from podium.trainer.builtin.data.corpora import fineweb
 from podium.trainer.builtin.data.corpus import CorpusConfig, parse_corpus
 from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_batches
+from podium.trainer.builtin.data.manifest import HEADER_BYTES, Manifest, Shard, dataset_folder
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint, dataset_key, prepare
 from podium.trainer.builtin.data.shard_cache import ShardCache
-from podium.trainer.builtin.data.shards import HEADER_BYTES, Manifest, Shard, ShardWriter, dataset_folder
+from podium.trainer.builtin.data.shards import ShardWriter
 from podium.trainer.builtin.evaluation.metrics import EvaluationRequest
 from podium.trainer.builtin.evaluation.run import evaluate_checkpoint
 from podium.trainer.builtin.run import train

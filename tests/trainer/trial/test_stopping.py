@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_always_stops_and_is_called_diverged() -> None
     for bad in (None, math.inf, math.nan):
         stop = first_stop(curve(4.0, bad, 3.0), None, stops())
         assert stop is not None
-        assert (stop.kind, stop.tokens, stop.status) == ("non_finite", 2 * STEP, Status.DIVERGED)
+        assert (stop.rule, stop.tokens, stop.status) == ("non_finite", 2 * STEP, Status.DIVERGED)
 
 
 def test_patience_counts_evaluations_without_improvement_in_a_row() -> None:
@@ -234,7 +234,7 @@ def test_patience_counts_evaluations_without_improvement_in_a_row() -> None:
     assert first_stop(curve(4.0, 4.1, 4.1, 3.9, 4.0, 4.0), None, rules) is None
     stop = first_stop(curve(4.0, 4.1, 4.0, 4.2, 3.0), None, rules)
     assert stop is not None
-    assert (stop.kind, stop.tokens, stop.status) == ("patience", 4 * STEP, Status.KILLED)
+    assert (stop.rule, stop.tokens, stop.status) == ("patience", 4 * STEP, Status.KILLED)
 
 
 def test_patience_wants_more_than_its_least_improvement_and_waits_for_its_least_tokens() -> None:
@@ -253,7 +253,7 @@ def test_regression_compares_with_the_runs_own_best() -> None:
     assert first_stop(curve(4.0, 3.0, 3.4), None, rules) is None
     stop = first_stop(curve(4.0, 3.0, 3.5), None, rules)
     assert stop is not None
-    assert (stop.kind, stop.tokens) == ("regression", 3 * STEP)
+    assert (stop.rule, stop.tokens) == ("regression", 3 * STEP)
     assert "above the run's own best 3.0000" in stop.reason
     assert first_stop(curve(4.0, 3.0, 3.5), None, stops(regression={"threshold": 0.5, "min_tokens": 4 * STEP})) is None
 
@@ -263,10 +263,10 @@ def test_the_earliest_rule_wins_and_the_kill_rule_waits_for_a_reference() -> Non
     own = of_perplexity(*[101.0] * 12)
     patience = first_stop(own, None, rules)
     assert patience is not None
-    assert (patience.kind, patience.tokens) == ("patience", 9 * STEP)
+    assert (patience.rule, patience.tokens) == ("patience", 9 * STEP)
     kill = first_stop(own, REFERENCE, rules)
     assert kill is not None
-    assert (kill.kind, kill.tokens, kill.status) == ("kill", 5 * STEP, Status.KILLED)
+    assert (kill.rule, kill.tokens, kill.status) == ("kill", 5 * STEP, Status.KILLED)
 
 
 def run(**fields: Any) -> TrainConfig:

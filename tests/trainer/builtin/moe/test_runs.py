@@ -12,13 +12,13 @@ from podium.trainer.builtin.checkpoint import FULL_KEYS, SIDECAR_KEYS, load_mode
 from podium.trainer.builtin.config import RunSpec, load_config
 from podium.trainer.builtin.distributed import Ranks
 from podium.trainer.builtin.loop import Loop
-from podium.trainer.builtin.model_config import CollapseRule
 from podium.trainer.builtin.routing import Check, collapse
-from podium.trainer.builtin.routing_metrics import routing_of, routing_values
 from podium.trainer.builtin.run import train
 from podium.trainer.builtin.setup import Stepper, build_parts, choose_precision
 from podium.trainer.trial.errors import CheckpointError, ConfigError
 from podium.trainer.trial.result import Status
+from podium.trainer.trial.routing_metrics import routing_of, routing_values
+from podium.trainer.trial.stopping import CollapseRule
 from podium.trainer.trial.storage import open_storage
 
 TIMES = ("train_seconds",)

@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from podium.trainer.builtin.data.shards import load_manifest
+from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.builtin.evaluation import run, smallbench
 from podium.trainer.builtin.evaluation.command import build_request, evaluate_command
 from podium.trainer.builtin.evaluation.run import evaluate_checkpoint, read_examples

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from podium.trainer.builtin.config import RunSpec, TrainConfig, load_config
-from podium.trainer.builtin.data.shards import TOKEN_BYTES, FileEntry, Manifest, ShardWriter, Split
+from podium.trainer.builtin.data.manifest import TOKEN_BYTES, FileEntry, Manifest, Split
+from podium.trainer.builtin.data.shards import ShardWriter
 from podium.trainer.builtin.model_config import GPT2Config, MoEConfig
 from podium.trainer.builtin.models.gpt2 import GPT2
 from podium.trainer.trial.storage import open_storage, sha256_of

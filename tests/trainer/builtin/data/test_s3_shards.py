@@ -10,8 +10,9 @@ import pytest
 from podium.trainer.builtin.data import shard_cache
 from podium.trainer.builtin.data.corpus import parse_corpus
 from podium.trainer.builtin.data.loader import SequenceLoader
+from podium.trainer.builtin.data.manifest import dataset_folder
 from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.builtin.data.shards import ShardWriter, dataset_folder
+from podium.trainer.builtin.data.shards import ShardWriter
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
 

@@ -27,7 +27,7 @@ RULE = TargetRule(loss=5.0, also=[5.5, 4.8])
 def test_the_first_evaluation_under_the_target_stops_the_run():
     stop = first_stop(curve(6.0, 5.0, 4.99, 4.5), None, StopRules(target=RULE))
     assert stop is not None
-    assert (stop.kind, stop.tokens, stop.status) == ("target", 3000, Status.TARGET_REACHED)
+    assert (stop.rule, stop.tokens, stop.status) == ("target", 3000, Status.TARGET_REACHED)
     assert "4.9900 is under the target 5" in stop.reason
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 
-from podium.trainer.trial.recorder import MetricsLog, evaluation_line, train_line
-from podium.trainer.trial.result import Point, read_lines
+from podium.trainer.trial.recorder import MetricsLog
+from podium.trainer.trial.result import Point, evaluation_line, read_lines, train_line
 from podium.trainer.trial.storage import open_storage
 
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from podium.trainer.builtin.data.prepare import Encoder, encode_batches
+from podium.trainer.builtin.data.encode import Encoder, encode_batches
+from podium.trainer.builtin.data.manifest import END_OF_TEXT
 from podium.trainer.builtin.data.tokenizer import (
-    END_OF_TEXT,
     bytes_per_token,
     end_of_text,
     load_tokenizer,
@@ -96,7 +96,7 @@ def test_an_encoder_that_forgets_gives_the_same(
     tokenizer: Tokenizer, encoder: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = [encoder.encode([text]).tolist() for text in TEXT]
-    monkeypatch.setattr("podium.trainer.builtin.data.prepare.MAX_PIECES", 3)
+    monkeypatch.setattr("podium.trainer.builtin.data.encode.MAX_PIECES", 3)
     forgetful = Encoder(tokenizer, end_of_text(tokenizer))
     assert [forgetful.encode([text]).tolist() for text in TEXT] == wanted
 
