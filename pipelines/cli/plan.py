@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from podium.components.study.design import Selection
     from podium.components.study.plan import Plan, StagePlan
     from podium.components.study.schema import Study
-    from podium.components.verdicts.verdict import VariantRef
+    from podium.components.study.verdict import VariantRef
     from podium.trainer.builtin.config import TrainConfig
     from podium.trainer.builtin.data.prepare import PrepareConfig
 

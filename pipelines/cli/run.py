@@ -40,7 +40,7 @@ from podium.pipelines.cli.options import (
 if TYPE_CHECKING:
     from podium.components.study.design import Selection
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import Verdict
+    from podium.components.study.verdict import Verdict
     from podium.pipelines.cli.look import View
     from podium.pipelines.local import LocalPipeline
 

@@ -15,7 +15,7 @@ from podium.components.study.layout import TrialKey
 from podium.components.study.load import dump_yaml, load_study, parse_yaml
 from podium.components.study.run import Run, exit_code
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.trial.errors import DataError, StorageError, UserError
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status
