@@ -58,7 +58,7 @@ def test_imports_flow_one_way(package):
                 assert LAYER[layer] <= LAYER[package], f"{path.relative_to(ROOT)} imports {name}"
 
 
-@pytest.mark.parametrize("package", ["study", "verdicts"])
+@pytest.mark.parametrize("package", ["study", "policies", "verdicts"])
 def test_a_study_and_its_verdicts_need_no_framework(package):
     for path in (ROOT / "components" / package).rglob("*.py"):
         assert not FRAMEWORKS & {name.split(".")[0] for name in imports(path)}, path

@@ -33,9 +33,10 @@ from podium.components.policies.decide import decide
 from podium.components.study.cost import run_usd
 from podium.components.study.design import Selection
 from podium.components.study.layout import CANCEL, LEASE, trials_key
+from podium.components.study.policy import policy_of
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial, stage_seeds
-from podium.components.verdicts.verdict import MoreTrials
+from podium.components.study.verdict import MoreTrials
 from podium.trainer.trial.errors import ExitCode, InUseError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.trial.result import (
@@ -294,8 +295,7 @@ class StageLoop:
         result, added = self._records.with_cost(trial, result)
         self._spent += added
         self._apply(self._judge.over(trial.key))
-        unranked = self._declared.promotion.policy in ("always", "if_affordable")
-        is_answer = unranked and result.status is Status.COLLAPSED
+        is_answer = result.status in policy_of(self._run.study, self._stage).unranked_results
         if trial.variant.name == self._baseline and result.status in _FAILED and not is_answer:
             self._baselines_failed += 1
             if len(stage_seeds(self._run.study, self._stage)) - self._baselines_failed < self._declared.min_seeds:

@@ -10,7 +10,7 @@ from podium.components.study.layout import LEASE, TrialKey
 from podium.components.study.ledger import Kind
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial
-from podium.components.verdicts.verdict import MoreTrials
+from podium.components.study.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.result import (

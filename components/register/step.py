@@ -19,7 +19,7 @@ from typing import Any
 
 from podium.components.study.layout import REGISTRATION, mlflow_tags, verdict_key
 from podium.components.study.run import Finalist, Run, finalists, last_verdict
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.builtin.data.manifest import TOKENIZER
 from podium.trainer.trial.errors import PodiumError
 from podium.trainer.trial.storage import open_storage

@@ -22,7 +22,7 @@ from podium.trainer.trial.storage import SCRATCH, Storage
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import Verdict
+    from podium.components.study.verdict import Verdict
 
 
 WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
@@ -235,7 +235,7 @@ def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "
 
     Example: [b]podium approve runs/demo --because "budget agreed"[/b]
     """
-    from podium.components.verdicts.amend import approve as amend
+    from podium.components.select.amend import approve as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, because=because, by=by or _user()), as_json=as_json)
@@ -254,7 +254,7 @@ def override(
 
     Example: [b]podium override runs/demo --promote palm --because "the winner is too slow to serve"[/b]
     """
-    from podium.components.verdicts.amend import override as amend
+    from podium.components.select.amend import override as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, promote, because=because, by=by or _user()), as_json=as_json)
@@ -273,7 +273,7 @@ def extend(
 
     Example: [b]podium extend runs/demo --seeds 3 --because "p was 0.06"[/b]
     """
-    from podium.components.verdicts.amend import extend as amend
+    from podium.components.select.amend import extend as amend
 
     found = open_run(run, store)
     fresh = amend(found, seeds, because=because, by=by or _user())

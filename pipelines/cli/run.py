@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from podium.components.study.plan import Plan
     from podium.components.study.run import Run
     from podium.components.study.schema import Study
-    from podium.components.verdicts.verdict import VariantRef, Verdict
+    from podium.components.study.verdict import VariantRef, Verdict
     from podium.pipelines.local import LocalPipeline
     from podium.trainer.builtin.config import TrainConfig
     from podium.trainer.builtin.data.prepare import PrepareConfig

@@ -218,7 +218,7 @@ def _pages(run: Path, folder: Path) -> Path:
 
     from podium.components.shakedown.step import gate_page
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import to_markdown
+    from podium.components.study.verdict import to_markdown
 
     folder.mkdir(exist_ok=True)
     opened = Run.open(str(run.parent.parent), run.name)
