@@ -8,13 +8,11 @@ and keyed, so that doing it again changes nothing.
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from podium.components.launch.launcher import (
     ATTEMPT_VARIABLE,
@@ -43,6 +41,7 @@ from podium.components.study.trials import Trial, stage_seeds
 from podium.components.verdicts.verdict import MoreTrials
 from podium.trainer.trial.errors import InUseError, NotFoundError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.result import Point, Status, TrialResult
 from podium.trainer.trial.stopping import Kill
 from podium.trainer.trial.storage import Storage, join_uri
@@ -141,8 +140,8 @@ def copy_object(source: Storage, target: Storage, key: str) -> None:
     if path is not None:
         target.upload(path, key)
         return
-    with tempfile.TemporaryDirectory(prefix="podium-copy-") as scratch:
-        path = Path(scratch) / "object"
+    with scratch_folder("copy") as scratch:
+        path = scratch / "object"
         source.download(key, path)
         target.upload(path, key)
 

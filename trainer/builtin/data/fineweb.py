@@ -16,7 +16,8 @@ from pathlib import Path
 from podium.trainer.builtin.data.corpus import HUB_SHARDS, CorpusConfig
 from podium.trainer.builtin.data.shards import HEADER_BYTES, TRAIN, VALIDATION, Manifest, Shard, Split, open_shard
 from podium.trainer.trial.errors import DataError
-from podium.trainer.trial.storage import SCRATCH, Storage, open_storage, sha256_of
+from podium.trainer.trial.process import scratch_name
+from podium.trainer.trial.storage import Storage, open_storage, sha256_of
 
 HUB_REPOSITORY = "kjj0/fineweb10B-gpt2"
 HUB = "hub://"
@@ -119,7 +120,7 @@ def fetch(source: str, name: str, path: Path) -> None:
     except ImportError:
         raise DataError(_needs_hub()) from None
     try:
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=path.parent) as place:
+        with tempfile.TemporaryDirectory(prefix=scratch_name("hub"), dir=path.parent) as place:
             got = hf_hub_download(
                 repository, name, repo_type="dataset", revision=commit, local_dir=place, endpoint=_endpoint()
             )

@@ -18,7 +18,8 @@ from pathlib import Path
 from podium.trainer.builtin.data.fineweb import fetch
 from podium.trainer.builtin.data.shards import HEADER_BYTES, Shard, default_cache, open_shard
 from podium.trainer.trial.errors import ConfigError, DataError, StorageError
-from podium.trainer.trial.storage import SCRATCH, open_storage, sha256_of
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
+from podium.trainer.trial.storage import open_storage, sha256_of
 from podium.trainer.trial.units import parse_count
 
 LIMIT_VARIABLE = "PODIUM_SHARD_CACHE"
@@ -83,7 +84,8 @@ class ShardCache:
             self._in_use.pop(next(iter(self._in_use)))
 
     def _fetch(self, shard: Shard, path: Path) -> None:
-        temp = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
+        remove_dead_scratch(path.parent)
+        temp = path.with_name(scratch_name(path.name))
         try:
             self._download(shard, temp)
             if temp.stat().st_size != size_of(shard):

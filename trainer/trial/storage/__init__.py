@@ -6,7 +6,7 @@ from pathlib import Path
 
 from podium.trainer.trial.storage.base import (
     MANIFEST,
-    SCRATCH,
+    Leftover,
     Storage,
     check_key,
     get_folder,
@@ -14,6 +14,7 @@ from podium.trainer.trial.storage.base import (
     normalise_uri,
     put_files,
     put_folder,
+    remove_leftovers,
     sha256_of,
     split_uri,
     to_json,
@@ -22,7 +23,7 @@ from podium.trainer.trial.storage.file import FileStorage
 
 __all__ = [
     "MANIFEST",
-    "SCRATCH",
+    "Leftover",
     "Storage",
     "check_key",
     "get_folder",
@@ -31,6 +32,7 @@ __all__ = [
     "open_storage",
     "put_files",
     "put_folder",
+    "remove_leftovers",
     "sha256_of",
     "split_uri",
     "to_json",

@@ -12,17 +12,31 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
 
 MANIFEST = "manifest.json"
-SCRATCH = ".tmp-"
-"""Prefix of a name that is still being written, or that a killed writer left."""
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer has begun and not finished: a scratch file, or an upload in parts."""
+
+    key: str
+    bytes: int | None
+    """None where the store does not say."""
+    alive: bool | None
+    """Whether its writer lives: False too where nothing has touched it for longer than any write takes, None where that
+    can't be told."""
+    remove: Callable[[], None]
 
 
 class Storage(ABC):
@@ -58,6 +72,13 @@ class Storage(ABC):
     @abstractmethod
     def delete_folder(self, prefix: str) -> None:
         """Remove every key in the folder `prefix`, scratch included; no error where it is absent."""
+
+    @abstractmethod
+    def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
+        """Every unfinished write in the folder `prefix` and below it.
+
+        Those of living writers are among them. What can't be told may be removed by who holds the folder's lease.
+        """
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:
@@ -105,6 +126,18 @@ class Storage(ABC):
     def write_json(self, key: str, value: Any) -> None:
         """Write JSON, indented by 2, with a newline at the end, keys in the order given."""
         self.write_bytes(key, to_json(value))
+
+
+def remove_leftovers(folder: Storage, own: Storage) -> None:
+    """Remove what dead writers left in `folder`; in `own`, of which the caller holds the lease, whoever wrote it.
+
+    Best effort: a store that can't say or remove it now is cleaned by the next attempt, or by `podium gc`.
+    """
+    with suppress(StorageError):
+        removable = [item for item in folder.leftovers() if item.alive is False]
+        removable += [item for item in own.leftovers() if item.alive is None]
+        for item in removable:
+            item.remove()
 
 
 def to_json(value: Any) -> bytes:
@@ -195,7 +228,9 @@ def get_folder(storage: Storage, prefix: str, cache: Path) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache))
+    remove_dead_scratch(cache)
+    scratch = cache / scratch_name()
+    scratch.mkdir()
     try:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: source.download(name, scratch / check_key(name)), files))
