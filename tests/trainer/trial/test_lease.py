@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from podium.trainer.trial.errors import InUseError, StorageError
-from podium.trainer.trial.lease import Lease, Watch, host_identity, is_alive, is_live, own_identity, start_ticks
+from podium.trainer.trial.lease import Lease, Watch, is_live
+from podium.trainer.trial.process import host_identity, is_alive, own_identity, start_ticks
 from podium.trainer.trial.storage import Storage, open_storage
 
 BEAT = 0.05
