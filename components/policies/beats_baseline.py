@@ -21,12 +21,12 @@ from podium.components.study.schema import Recorded, Study
 from podium.components.study.verdict import Arm, MoreTrials, StageResults, Verdict
 from podium.components.verdicts.arms import claim_of, doubts_of_proof, one_seed, ranked, summaries, with_baseline
 from podium.components.verdicts.pivot import Pivot, TargetGap, pivot, pivot_problems
-from podium.components.verdicts.power import Proof, TestingPolicy
+from podium.components.verdicts.power import Proof, ProofPolicy
 from podium.components.verdicts.stats import Compared, compare_arms
 from podium.trainer.trial.errors import Problem
 
 
-class BeatsBaseline(TestingPolicy):
+class BeatsBaseline(ProofPolicy):
     """Variants better than the baseline by more than `margin` go on; what does not hold gives way to a pivot."""
 
     policy: Literal["beats_baseline"] = "beats_baseline"

@@ -18,11 +18,11 @@ from podium.components.study.policy import ArmCount, needs_baseline_run
 from podium.components.study.schema import Study
 from podium.components.study.verdict import Arm, ArmSummary, StageResults, VariantRef, Verdict
 from podium.components.verdicts.arms import claim_of, doubts_of_proof, near_tie, ranked, summaries
-from podium.components.verdicts.power import Proof, TestingPolicy
+from podium.components.verdicts.power import Proof, ProofPolicy
 from podium.components.verdicts.stats import PooledVariance, better_than_control, interval, pooled_over
 
 
-class BestMean(TestingPolicy):
+class BestMean(ProofPolicy):
     """The best mean over seeds wins; it is proven if it beats the baseline at `alpha` with pooled variance."""
 
     policy: Literal["best_mean"] = "best_mean"

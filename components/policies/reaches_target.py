@@ -20,12 +20,12 @@ from podium.components.study.schema import Recorded, Study
 from podium.components.study.verdict import Arm, MoreTrials, StageResults, Verdict
 from podium.components.verdicts.arms import claim_of, doubts_of_proof, one_seed, ranked, summaries
 from podium.components.verdicts.pivot import Pivot, TargetGap, pivot, pivot_problems
-from podium.components.verdicts.power import Proof, TestingPolicy
+from podium.components.verdicts.power import Proof, ProofPolicy
 from podium.components.verdicts.stats import TargetTest, against_target, compare_arms, holm
 from podium.trainer.trial.errors import Problem
 
 
-class ReachesTarget(TestingPolicy):
+class ReachesTarget(ProofPolicy):
     """The best variant whose mean is shown to be under the target goes on; none is a stop."""
 
     policy: Literal["reaches_target"] = "reaches_target"

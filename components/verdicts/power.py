@@ -139,7 +139,7 @@ HARDLY = 0.5
 LARGE_GAP_SDS = 3.0
 
 
-class TestingPolicy(Policy):
+class ProofPolicy(Policy):
     """A policy that tests its winner, so that the power of a proof can be told before it is paid for."""
 
     @abstractmethod
@@ -165,4 +165,4 @@ class TestingPolicy(Policy):
 def proof_of(study: Study, stage: str, arms: int) -> Proof | None:
     """How a stage tests; None where its policy tests nothing. `arms` are the variants beside the baseline."""
     policy = policy_of(study, stage)
-    return policy.proof(study, stage, max(1, arms)) if isinstance(policy, TestingPolicy) else None
+    return policy.proof(study, stage, max(1, arms)) if isinstance(policy, ProofPolicy) else None
