@@ -340,14 +340,6 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin nothing when the time of the whole run is up: `.ci/run` has to end."""
-    until = os.environ.get("PODIUM_TESTS_UNTIL")
-    if until and time.time() > float(until) and item.get_closest_marker("cluster"):
-        pytest.skip("the time of this run is up (PODIUM_TESTS_UNTIL)")
-
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What disturbs others comes last, on one worker. Time-outs are the tests' own: waiting for the lock costs none."""
     for item in items:
