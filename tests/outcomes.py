@@ -4,7 +4,8 @@ As a plugin (`-p tests.outcomes`) it appends a line to the file that PODIUM_TEST
 known, so that a run which is cut off has told all but its last test; `python tests/outcomes.py FILE` sums a file up.
 It also begins nothing once PODIUM_TESTS_UNTIL is over (seconds of the clock) and runs `core` tests first, the others
 from another quarter on with each commit: what the time of one run leaves out, one of the next three begins with.
-PODIUM_TESTS_ONLY names a file of the tests that a second attempt is for.
+PODIUM_TESTS_QUARTERS (`0`, `123`) leaves out the other quarters; PODIUM_TESTS_ONLY names a file of the tests that a
+second attempt is for.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ from typing import Any
 
 import pytest
 
-FILE, UNTIL, ONLY = "PODIUM_TEST_OUTCOMES", "PODIUM_TESTS_UNTIL", "PODIUM_TESTS_ONLY"
+FILE, UNTIL = "PODIUM_TEST_OUTCOMES", "PODIUM_TESTS_UNTIL"
+QUARTERS, ONLY = "PODIUM_TESTS_QUARTERS", "PODIUM_TESTS_ONLY"
 TURNS = 4
 PASSED, FAILED, NOT_RUN = "passed", "failed", "not run"
 WEIGHT = {PASSED: 0, NOT_RUN: 1, FAILED: 2}
@@ -90,8 +92,15 @@ def is_over() -> bool:
 
 
 def turn(name: str, commits: int) -> int:
-    """When a file or a group of tests comes, 0 first: tests that share what is slow to set up come together."""
+    """When what has this name comes, 0 first."""
     return (zlib.crc32(name.encode()) - commits) % TURNS
+
+
+def _turn(item: pytest.Item, commits: int) -> int:
+    if item.get_closest_marker("core"):
+        return -1
+    # a function's cases come together, and so do the tests of a file that share what is slow to set up
+    return turn(re.split("::" if item.get_closest_marker("xdist_group") else r"\[", item.nodeid)[0], commits)
 
 
 def _note(kind: str, **what: Any) -> None:
@@ -114,22 +123,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The core first, then quarter by quarter."""
-    if file := os.environ.get(ONLY):
-        # pytest's own --last-failed knows a test of a group only by the name that xdist gave it
-        wanted = set(Path(file).read_text(encoding="utf-8").splitlines())
-        config.hook.pytest_deselected(items=[item for item in items if _plain(item.nodeid) not in wanted])
-        items[:] = [item for item in items if _plain(item.nodeid) in wanted]
+    """The core first, then quarter by quarter; without what this run is not for."""
     counted = subprocess.run(["git", "rev-list", "--count", "HEAD"], capture_output=True, text=True, check=False).stdout
     commits = int(counted.strip() or 0)
-
-    def place(item: pytest.Item) -> int:
-        if item.get_closest_marker("core"):
-            return -1
-        group = item.get_closest_marker("xdist_group")
-        return turn(str(group.args[0]) if group else item.nodeid.partition("::")[0], commits)
-
-    items.sort(key=place)
+    turns = {item: _turn(item, commits) for item in items}
+    items.sort(key=turns.__getitem__)
+    wanted = set(items)
+    if quarters := os.environ.get(QUARTERS):
+        wanted = {item for item in wanted if turns[item] < 0 or str(turns[item]) in quarters}
+    if file := os.environ.get(ONLY):
+        # pytest's own --last-failed knows a test of a group only by the name that xdist gave it
+        named = set(Path(file).read_text(encoding="utf-8").splitlines())
+        wanted = {item for item in wanted if _plain(item.nodeid) in named}
+    config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
+    items[:] = [item for item in items if item in wanted]
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -153,6 +160,12 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     skipped = outcome == NOT_RUN and isinstance(report.longrepr, tuple)
     why = str(report.longrepr[2]).removeprefix("Skipped: ") if skipped else ""
     _note("test", test=_plain(report.nodeid), outcome=outcome, why=why, seconds=round(report.duration, 1))
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """A quarter may be empty."""
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and os.environ.get(QUARTERS):
+        session.exitstatus = pytest.ExitCode.OK
 
 
 def main(file: str) -> int:

@@ -143,5 +143,5 @@ def test_a_test_whose_clean_up_fails_has_failed() -> None:
 
 
 def test_each_test_comes_first_in_one_of_four_commits() -> None:
-    for name in ("tests/a.py", "tests/b.py", "chart"):
+    for name in ("tests/a.py::test_a", "tests/b.py::test_b", "tests/c.py"):
         assert sorted(outcomes.turn(name, commits) for commits in range(7, 11)) == [0, 1, 2, 3]
