@@ -99,18 +99,14 @@ def turn(name: str, commits: int) -> int:
 def _turn(item: pytest.Item, commits: int) -> int:
     if item.get_closest_marker("core"):
         return -1
-    # a function's cases come together, and so do the tests of a file that share what is slow to set up
-    return turn(re.split("::" if item.get_closest_marker("xdist_group") else r"\[", item.nodeid)[0], commits)
+    # a function's cases come together, and so do the tests of a file which share what is long to set up
+    return turn(re.split("::" if item.get_closest_marker("long") else r"\[", item.nodeid)[0], commits)
 
 
 def _note(kind: str, **what: Any) -> None:
     if file := os.environ.get(FILE):
         with open(file, "a", encoding="utf-8") as notes:
             notes.write(json.dumps({"kind": kind, **what}) + "\n")
-
-
-def _plain(test: str) -> str:
-    return re.sub(r"@[\w.-]+$", "", test)  # xdist appends a test's group; no test's own id ends like this
 
 
 # ---- the plugin's hooks ----
@@ -132,9 +128,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if quarters := os.environ.get(QUARTERS):
         wanted = {item for item in wanted if turns[item] < 0 or str(turns[item]) in quarters}
     if file := os.environ.get(ONLY):
-        # pytest's own --last-failed knows a test of a group only by the name that xdist gave it
         named = set(Path(file).read_text(encoding="utf-8").splitlines())
-        wanted = {item for item in wanted if _plain(item.nodeid) in named}
+        wanted = {item for item in wanted if item.nodeid in named}
     config.hook.pytest_deselected(items=[item for item in items if item not in wanted])
     items[:] = [item for item in items if item in wanted]
 
@@ -142,7 +137,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Note what is to be run, once."""
     if getattr(session.config, "workerinput", {"workerid": "gw0"})["workerid"] == "gw0":
-        _note("collected", tests=[_plain(item.nodeid) for item in session.items])
+        _note("collected", tests=[item.nodeid for item in session.items])
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -159,7 +154,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     outcome = {"passed": PASSED, "failed": FAILED, "skipped": NOT_RUN}[report.outcome]
     skipped = outcome == NOT_RUN and isinstance(report.longrepr, tuple)
     why = str(report.longrepr[2]).removeprefix("Skipped: ") if skipped else ""
-    _note("test", test=_plain(report.nodeid), outcome=outcome, why=why, seconds=round(report.duration, 1))
+    _note("test", test=report.nodeid, outcome=outcome, why=why, seconds=round(report.duration, 1))
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,6 @@ def first_time(name):
 def test_passes(sign):
     pass
 
-@pytest.mark.xdist_group("long")
 def test_fails_once():
     assert not first_time("once")
 
@@ -42,7 +42,6 @@ def server():
 def test_fixture_fails_once(server):
     pass
 
-@pytest.mark.xdist_group("long")
 def test_fails():
     assert False
 
@@ -145,3 +144,20 @@ def test_a_test_whose_clean_up_fails_has_failed() -> None:
 def test_each_test_comes_first_in_one_of_four_commits() -> None:
     for name in ("tests/a.py::test_a", "tests/b.py::test_b", "tests/c.py"):
         assert sorted(outcomes.turn(name, commits) for commits in range(7, 11)) == [0, 1, 2, 3]
+
+
+def test_long_tests_of_the_cluster_have_one_worker(tmp_path: Path) -> None:
+    """Two at once leave a small machine nothing, and each worker would set up for itself what they share."""
+    folder = tmp_path / "tests" / "cluster"
+    (folder / "chart").mkdir(parents=True)
+    shutil.copy(ROOT / "tests" / "cluster" / "conftest.py", folder)
+    asks = "import os, pytest\npytestmark = pytest.mark.cluster\n@pytest.mark.parametrize('n', range(4))\n"
+    asks += f"def test(n):\n    with open({str(tmp_path / 'workers.txt')!r}, 'a') as file:\n"
+    asks += "        print(os.environ['PYTEST_XDIST_WORKER'], __name__.rpartition('_')[2], file=file)\n"
+    for name in ("chart/test_long.py", "chart/test_longer.py", "test_short.py"):
+        (folder / name).write_text(asks)
+    code, _ = session(folder, f"--rootdir={tmp_path}")
+    assert code == 0
+    ran = [line.split() for line in (tmp_path / "workers.txt").read_text().splitlines()]
+    assert len(ran) == 12
+    assert len({worker for worker, file in ran if file in ("long", "longer")}) == 1

@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("long"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 
 @pytest.mark.core

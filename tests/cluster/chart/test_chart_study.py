@@ -18,7 +18,7 @@ from podium.components.register.step import register
 from podium.components.study.run import Run
 from podium.trainer.trial.sync import client
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("long"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 AWAY_SECONDS = 60
 STUDY = "param-allocation"

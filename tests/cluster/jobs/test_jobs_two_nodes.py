@@ -17,7 +17,7 @@ from podium.components.launch.records import Records
 from podium.components.study.layout import TrialKey
 from podium.trainer.trial.storage import join_uri, open_storage
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("long")]
+pytestmark = pytest.mark.cluster
 
 KEY = TrialKey("first", "baseline", 42)
 KILL = """

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("long")]
+pytestmark = pytest.mark.cluster
 
 PAGES = ("report", "verdict-ranking", "verdict-proof", "verdict-shakedown")
 WIDTHS = (1280, 400)

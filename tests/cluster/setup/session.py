@@ -46,7 +46,7 @@ def run_tests(arguments: list[str], environment: dict[str, str]) -> int:
     for a second attempt, has failed.
     """
     workers = str(min(4, max(2, os.cpu_count() or 2)))
-    together = ["-rPs", "-n", workers, "--dist", "loadgroup", "--no-loadscope-reorder"]
+    together = ["-rPs", "-n", workers, "--dist", "loadscope", "--no-loadscope-reorder"]
     if not any(Path(CHECKOUT, each.partition("::")[0]).exists() for each in arguments):
         arguments = [*arguments, TESTS]
     with tempfile.TemporaryDirectory() as folder:
