@@ -1,4 +1,4 @@
-"""How the code is cut: modules, their lengths, functions, imports, comments and import circles, of one or more checkouts.
+"""How the code is cut: modules, their length, functions, imports, comments and circles, of one or more checkouts.
 
     python tests/benchmarks/structure.py [CHECKOUT …]       a column per checkout, as a Markdown table
 
