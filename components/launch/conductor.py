@@ -33,9 +33,10 @@ from podium.components.policies.decide import decide
 from podium.components.study.cost import run_usd
 from podium.components.study.design import Selection
 from podium.components.study.layout import CANCEL, LEASE, trials_key
+from podium.components.study.policy import policy_of
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial, stage_seeds
-from podium.components.verdicts.verdict import MoreTrials
+from podium.components.study.verdict import MoreTrials
 from podium.trainer.trial.errors import ExitCode, InUseError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live
 from podium.trainer.trial.result import (
@@ -44,7 +45,7 @@ from podium.trainer.trial.result import (
     TrialResult,
     read_result,
 )
-from podium.trainer.trial.stopping import Kill
+from podium.trainer.trial.stopping import Ending
 
 FIRST_DELAY_SECONDS, LONGEST_DELAY_SECONDS = 0.5, 60.0
 """Wait before a trial's first restart, doubled each time up to the longest."""
@@ -294,8 +295,7 @@ class StageLoop:
         result, added = self._records.with_cost(trial, result)
         self._spent += added
         self._apply(self._judge.over(trial.key))
-        unranked = self._declared.promotion.policy in ("always", "if_affordable")
-        is_answer = unranked and result.status is Status.COLLAPSED
+        is_answer = result.status in policy_of(self._run.study, self._stage).unranked_results
         if trial.variant.name == self._baseline and result.status in _FAILED and not is_answer:
             self._baselines_failed += 1
             if len(stage_seeds(self._run.study, self._stage)) - self._baselines_failed < self._declared.min_seeds:
@@ -337,7 +337,7 @@ class StageLoop:
                 so_far = live.before.begin().last(Attempt(seconds=round(seconds, 3)))
                 write_attempts(self._run.storage, live.trial.key.folder, so_far)
 
-    def _end_arm(self, arm: str, kill: Kill) -> None:
+    def _end_arm(self, arm: str, kill: Ending) -> None:
         """End an arm's trials: what runs is told to, what waits for its restart is not started again."""
         self._launcher.stop(
             [name for name, live in self._live.items() if live.trial.variant.name == arm],

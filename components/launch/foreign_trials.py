@@ -6,10 +6,8 @@ trial's folder (it is waited for), and another run of the store may have the sam
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from podium.components.launch.launcher import (
     ATTEMPT_VARIABLE,
@@ -23,6 +21,7 @@ from podium.components.study.layout import ATTEMPTS, LEASE, RUNS, TRIALS, run_ke
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial
 from podium.trainer.trial.lease import TOKEN_VARIABLE, is_live
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.result import CONFIG, RESULT, SYNC, Status, TrialResult, read_result
 from podium.trainer.trial.storage import Storage, join_uri
 
@@ -172,7 +171,7 @@ def copy_object(source: Storage, target: Storage, key: str) -> None:
     if path is not None:
         target.upload(path, key)
         return
-    with tempfile.TemporaryDirectory(prefix="podium-copy-") as scratch:
-        path = Path(scratch) / "object"
+    with scratch_folder("copy") as scratch:
+        path = scratch / "object"
         source.download(key, path)
         target.upload(path, key)

@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_sources(wanted: str) -> None:
-    from podium.components.study.fingerprint import trainer_digest
+    from podium.trainer.builtin.training_path import trainer_digest
 
     if trainer_digest() != wanted:
         print(

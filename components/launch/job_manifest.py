@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 import podium
@@ -25,6 +24,7 @@ from podium.components.study.schema import Resources, Study
 from podium.trainer.trial.errors import ConfigError, ExitCode, Problem, UserError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import join_uri, normalise_uri
+from podium.trainer.trial.yaml_text import parse_yaml
 
 # Names and labels of a run's objects on a cluster. A Job's name is derived from the store, the run, the trial's
 # fingerprint and the attempt: a conductor that was killed and started again finds its Jobs and can't start one twice,
@@ -193,10 +193,7 @@ def read_job_settings(environment: Mapping[str, str] = os.environ) -> JobSetting
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(Problem(FILE_VARIABLE, f"{path!r} can't be read: {error.strerror}")) from None
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", source=source) from None
+    data = parse_yaml(text, source) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"must be a mapping of settings, got {data!r}", source=source)
     if priority := environment.get(PRIORITY_VARIABLE):

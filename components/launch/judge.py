@@ -13,8 +13,18 @@ from typing import Any
 
 from podium.components.study.layout import TrialKey
 from podium.trainer.trial.errors import NotFoundError
-from podium.trainer.trial.result import METRICS, Curve, Point, Status, TrialResult, curve_of, mean_curve, read_curve
-from podium.trainer.trial.stopping import Kill, KillRule, kill_point, perplexity_of
+from podium.trainer.trial.result import (
+    METRICS,
+    Curve,
+    Point,
+    Status,
+    TrialResult,
+    curve_of,
+    mean_curve,
+    perplexity_of,
+    read_curve,
+)
+from podium.trainer.trial.stopping import Ending, KillRule, kill_point
 from podium.trainer.trial.storage import Storage
 
 
@@ -23,7 +33,7 @@ class Judgement:
     """A trial that is over, and where the kill rule met its arm; None where it did not."""
 
     key: TrialKey
-    kill: Kill | None
+    kill: Ending | None
 
 
 class Judge:
@@ -45,7 +55,7 @@ class Judge:
         self._over: dict[str, set[int]] = {}
         """Arm → seeds that are over and have no judgement yet, or are the baseline's."""
         self._reference: dict[int, Curve] = {}
-        self._kills: dict[str, Kill] = {}
+        self._kills: dict[str, Ending] = {}
 
     def over(self, key: TrialKey) -> list[Judgement]:
         """Note that a trial is over. Returns the judgements that this makes possible."""
@@ -62,7 +72,7 @@ class Judge:
             return self._rule_on(key.variant)
         return []
 
-    def look(self, arms: Iterable[str]) -> dict[str, Kill]:
+    def look(self, arms: Iterable[str]) -> dict[str, Ending]:
         """Judge arms that still run, by their curves so far. Returns those that the rule ends now.
 
         Only for arms with several seeds: the trainer does it itself where an arm has one.
@@ -76,7 +86,7 @@ class Judge:
                 found[arm] = self._kills[arm] = kill
         return found
 
-    def kill_of(self, key: TrialKey) -> Kill | None:
+    def kill_of(self, key: TrialKey) -> Ending | None:
         """Where the trial's arm was killed, as far as `look` has seen."""
         return self._kills.get(key.variant) if key.seed in self._seeds else None
 
@@ -88,7 +98,7 @@ class Judge:
         kill = self._kills.get(arm) or self._kill(arm)
         return [Judgement(TrialKey(self._stage, arm, seed), kill) for seed in sorted(self._over.pop(arm, set()))]
 
-    def _kill(self, arm: str) -> Kill | None:
+    def _kill(self, arm: str) -> Ending | None:
         assert self._rule is not None
         reference = self._reference or {seed: self._curve(self._key(self._baseline, seed)) for seed in self._seeds}
         if self._baseline_over():
@@ -108,7 +118,7 @@ class Judge:
 
 def arm_kill(
     arm: Mapping[int, Curve], baseline: Mapping[int, Curve], seeds: Collection[int], rule: KillRule
-) -> Kill | None:
+) -> Ending | None:
     """Where the rule ends an arm: the mean over its seeds against the mean over the baseline's, or None (yet).
 
     Both are by seed, as far as they are known. A look is judged once every seed of both sides has reached it, and what
@@ -120,7 +130,7 @@ def arm_kill(
     return kill_point(mean_curve([arm[seed] for seed in seeds]), mean_curve([baseline[seed] for seed in seeds]), rule)
 
 
-def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Kill) -> TrialResult:
+def as_killed(result: TrialResult, lines: Sequence[dict[str, Any]], kill: Ending) -> TrialResult:
     """The result of a run as the kill rule leaves it, the same whenever that was noticed, and by whom.
 
     Every figure is the one at the look or up to it; only `stopped_tokens` says how far the run had come by then.

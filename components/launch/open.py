@@ -12,10 +12,10 @@ from podium.components.launch.job_cluster import ApiError, Cluster, open_cluster
 from podium.components.launch.job_manifest import JobMaker, RunOnCluster, check_jobs
 from podium.components.launch.launcher import ATTEMPT_VARIABLE, Launcher, Task, TaskEnd, WaitingNotes
 from podium.components.launch.process import open_process_launcher
-from podium.components.study.fingerprint import trainer_digest
 from podium.components.study.layout import CANCEL, JOBS
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
+from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import ExitCode, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE
 from podium.trainer.trial.storage import Storage, to_json

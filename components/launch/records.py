@@ -10,7 +10,7 @@ from podium.components.study.layout import LEASE, TrialKey
 from podium.components.study.ledger import Kind
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial
-from podium.components.verdicts.verdict import MoreTrials
+from podium.components.study.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.result import (
@@ -20,7 +20,7 @@ from podium.trainer.trial.result import (
     TrialResult,
     read_metrics,
 )
-from podium.trainer.trial.stopping import Kill
+from podium.trainer.trial.stopping import Ending
 from podium.trainer.trial.storage import join_uri, to_json
 from podium.trainer.trial.units import format_usd
 
@@ -110,7 +110,7 @@ class Records:
         )
         return self._make(trial, Status.NOT_RUN_BUDGET, reason, device_seconds=0.0, cost_usd=0.0, attempts=0)
 
-    def killed(self, trial: Trial, result: TrialResult | None, kill: Kill) -> TrialResult:
+    def killed(self, trial: Trial, result: TrialResult | None, kill: Ending) -> TrialResult:
         """The result as the kill rule leaves it: of a trial that had finished, or that was stopped for it."""
         lines = read_metrics(self._run.storage, trial.key.folder)
         if result is None:

@@ -14,11 +14,11 @@ from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
 from podium.components.study.trials import Trial
-from podium.components.verdicts.verdict import VariantRef, Verdict
+from podium.components.study.verdict import VariantRef, Verdict
 from podium.trainer.builtin.config import TrainConfig
-from podium.trainer.builtin.routing_metrics import Routing, routing_of
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
+from podium.trainer.trial.routing_metrics import Routing, routing_of
 
 PENDING = "pending"
 """Status of a trial that has no result yet."""

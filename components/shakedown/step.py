@@ -27,10 +27,10 @@ from podium.components.study.run import Run, passed
 from podium.components.study.trials import gate_stages, stage_seeds, trial_config
 from podium.trainer.builtin.config import RunSpec, ScheduleConfig, TrainConfig
 from podium.trainer.builtin.model_config import RouterConfig
-from podium.trainer.builtin.routing_metrics import routing_of
 from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.result import CHECKPOINTS, CONFIG, METRICS, SYNC, Status, read_metrics, read_result
+from podium.trainer.trial.routing_metrics import routing_of
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.stopping import StopRules
 from podium.trainer.trial.storage import Storage, join_uri

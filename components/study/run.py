@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from podium.components.study import layout
 from podium.components.study.design import Selection, baseline, grouped_stage, is_selected, variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
+from podium.components.study.policy import policy_of
 from podium.components.study.registration import (
     Registered,
     check_unchanged,
@@ -35,7 +36,7 @@ from podium.components.study.trials import (
     stage_trials,
     wave_trials,
 )
-from podium.components.verdicts.verdict import (
+from podium.components.study.verdict import (
     Amendment,
     AskedTrial,
     MoreTrials,
@@ -50,10 +51,6 @@ from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import is_live
 from podium.trainer.trial.result import METRICS, RESULT, Status, TrialResult
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
-
-if TYPE_CHECKING:
-    pass
-
 
 # What a run's state is, in the words of `podium status`, and the exit code that goes with it.
 
@@ -497,9 +494,5 @@ def finalists(run: Run) -> list[Finalist]:
         wanted = name not in found or (trial.key.fallback is not None and trial.seed == found[name].trial.seed)
         if wanted and result is not None and result.status in RANKED and result.final_model is not None:
             found[name] = Finalist(name, trial, result, _model(run, result) or result.final_model)
-    ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
-    if verdict.policy == "fastest_to_target":
-        # the others are points of a design around the winner: nobody would use them
-        won = {ref.name for ref in verdict.promoted}
-        ranked = [row for row in ranked if row.variant in won]
+    ranked = policy_of(run.study, verdict.stage).finalists(verdict)
     return [found[row.variant] for row in ranked if row.variant in found]

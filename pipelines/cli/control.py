@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -18,11 +16,11 @@ from podium.components.study.layout import kubeflow_run_of
 from podium.pipelines.cli.find import all_runs, describe, end_run, find_run, is_kubeflow_id, open_run
 from podium.pipelines.cli.options import Json, RunArgument, Store, command, result, result_json, say
 from podium.trainer.trial.errors import Problem, UserError
-from podium.trainer.trial.storage import SCRATCH, Storage
+from podium.trainer.trial.storage import Storage
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import Verdict
+    from podium.components.study.verdict import Verdict
 
 
 WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
@@ -196,18 +194,9 @@ def _unused_data(store: Storage, used: set[str]) -> Iterator[Garbage]:
 
 
 def _scratch(store: Storage) -> Iterator[Garbage]:
-    """What killed writers left; only a file system has it."""
-
-    # a path is all that is needed here: the key itself need not be there
-    place = store.local_path(layout.RUNS)
-    if place is None:
-        return
-    for folder, _, names in os.walk(place.parent):
-        for name in names:
-            if name.startswith(SCRATCH):
-                path = Path(folder) / name
-                key = str(path.relative_to(place.parent))
-                yield Garbage(key, "scratch of a killed writer", path.stat().st_size, path.unlink)
+    """What killed writers left: scratch files, and uploads in parts, which S3 keeps and bills."""
+    for item in store.leftovers():
+        yield Garbage(item.key, "scratch of a killed writer", item.bytes, item.remove)
 
 
 def _object(run: Run, key: str, why: str) -> Garbage:
@@ -235,7 +224,7 @@ def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "
 
     Example: [b]podium approve runs/demo --because "budget agreed"[/b]
     """
-    from podium.components.verdicts.amend import approve as amend
+    from podium.components.select.amend import approve as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, because=because, by=by or _user()), as_json=as_json)
@@ -254,7 +243,7 @@ def override(
 
     Example: [b]podium override runs/demo --promote palm --because "the winner is too slow to serve"[/b]
     """
-    from podium.components.verdicts.amend import override as amend
+    from podium.components.select.amend import override as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, promote, because=because, by=by or _user()), as_json=as_json)
@@ -273,7 +262,7 @@ def extend(
 
     Example: [b]podium extend runs/demo --seeds 3 --because "p was 0.06"[/b]
     """
-    from podium.components.verdicts.amend import extend as amend
+    from podium.components.select.amend import extend as amend
 
     found = open_run(run, store)
     fresh = amend(found, seeds, because=because, by=by or _user())

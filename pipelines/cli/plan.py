@@ -262,7 +262,8 @@ def validate(
 
 def profiles(source: str) -> list[str]:
     """The names of a study's profiles, `full` first. Raises UserError for an unknown study or broken YAML."""
-    from podium.components.study.load import parse_yaml, read_study_text
+    from podium.components.study.load import read_study_text
+    from podium.trainer.trial.yaml_text import parse_yaml
 
     text, name = read_study_text(source)
     data = parse_yaml(text, name)

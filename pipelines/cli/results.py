@@ -138,8 +138,8 @@ def verify(
 
     Example: [b]podium verify runs/runs/demo-1a2b3c4d/verdicts/finals.json[/b]
     """
-    from podium.components.verdicts.amend import MOST_SHOWN
-    from podium.components.verdicts.amend import verify as recompute
+    from podium.components.select.amend import MOST_SHOWN
+    from podium.components.select.amend import verify as recompute
 
     found = recompute(verdict)
     if as_json:

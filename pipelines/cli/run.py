@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from podium.components.study.plan import Plan
     from podium.components.study.run import Run
     from podium.components.study.schema import Study
-    from podium.components.verdicts.verdict import VariantRef, Verdict
+    from podium.components.study.verdict import VariantRef, Verdict
     from podium.pipelines.local import LocalPipeline
     from podium.trainer.builtin.config import TrainConfig
     from podium.trainer.builtin.data.prepare import PrepareConfig
@@ -401,8 +401,8 @@ def check_corpus(study: Study) -> None:
     from podium.components.study.design import variants
     from podium.components.study.trials import dataset_config, variant_config
     from podium.trainer.builtin.data.corpus import open_corpus
+    from podium.trainer.builtin.data.manifest import check_lengths
     from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
-    from podium.trainer.builtin.data.shards import check_lengths
 
     first = next(iter(study.stages))
     lengths: dict[str, tuple[PrepareConfig, int]] = {}
@@ -411,11 +411,11 @@ def check_corpus(study: Study) -> None:
         key = config.model_dump_json()
         lengths[key] = (config, max(length, lengths[key][1] if key in lengths else 0))
     for config, length in lengths.values():
-        if config.corpus.source == "fineweb":
+        kind = config.corpus.kind
+        if kind.is_tokenised:
             data_fingerprint(config)  # finds the shards, and looks into those that lie here
             continue
-        on_hub = config.corpus.source == "wikitext-2" and config.corpus.path is None
-        if on_hub or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
+        if kind.is_on_hub(config.corpus) or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
             continue
         with tempfile.TemporaryDirectory(prefix="podium-check-") as scratch:
             check_lengths(prepare(config, open_storage(scratch)), length)

@@ -27,7 +27,7 @@ from types import ModuleType
 from torch import nn
 
 from podium.trainer.builtin.config import Extension, TrainConfig, sha256_of_text
-from podium.trainer.builtin.data.shards import default_cache
+from podium.trainer.builtin.data.manifest import default_cache
 from podium.trainer.builtin.models.build import build_model
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.result import ParameterCounts

@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from podium.trainer.builtin.routing_metrics import routing_values
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import CONFIG, METRICS, RESULT, SYNC, Status, read_lines
+from podium.trainer.trial.routing_metrics import routing_values
 from podium.trainer.trial.storage import Storage
 
 if TYPE_CHECKING:

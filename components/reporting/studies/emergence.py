@@ -15,8 +15,8 @@ from podium.components.reporting.model import ReportData, TrialData
 from podium.components.reporting.results_csv import Row
 from podium.components.reporting.table import Column, Line, Table, number, text
 from podium.trainer.builtin.data.corpus import CorpusConfig
-from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status
+from podium.trainer.trial.routing_metrics import Routing
 
 # The runs of an emergence study as the report compares them.
 

@@ -12,7 +12,7 @@ from tests.benchmarks.replay.data import TOKENS_PER_STEP
 from tests.benchmarks.replay.studies import BASELINE, Figures, answer, names, seeds_of, study_of
 
 from podium.components.launch.judge import arm_kill
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.study.verdict import MoreTrials, Verdict
 from podium.trainer.trial.result import Point, Status
 from podium.trainer.trial.stopping import KillRule
 

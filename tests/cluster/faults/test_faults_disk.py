@@ -70,6 +70,7 @@ def small_disk(scene, cluster, own_cluster, make_namespace, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.core
 def test_a_full_store_is_waited_for_and_nothing_is_lost(scene, undisturbed, small_disk):
     conductor = scene.conduct()
     scene.trains(step=EVERY)

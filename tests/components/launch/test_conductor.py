@@ -15,7 +15,7 @@ from podium.components.study.design import Selection
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.components.study.verdict import MoreTrials, StageResults, Verdict
 from podium.trainer.trial.errors import InUseError, UserError
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status, TrialResult

@@ -16,7 +16,7 @@ from podium.components.launch.judge import Judge, Judgement, arm_kill, as_killed
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.trainer.trial.result import Point, Status, TrialResult
-from podium.trainer.trial.stopping import Kill, KillCriterion, KillRule, StopRules, first_stop
+from podium.trainer.trial.stopping import Ending, KillCriterion, KillRule, StopRules, first_stop
 
 RULE = KillRule(criteria=[KillCriterion(metric="loss", threshold=0.3)], span_tokens=2000, min_tokens=3000)
 LOOKS = 8
@@ -58,7 +58,7 @@ def curves_of(scenario: str, seeds: int) -> dict[TrialKey, list[Point]]:
     return known
 
 
-def arrive(curves: dict[TrialKey, list[Point]], seeds: int, order: random.Random) -> dict[TrialKey, Kill | None]:
+def arrive(curves: dict[TrialKey, list[Point]], seeds: int, order: random.Random) -> dict[TrialKey, Ending | None]:
     """Let the trials run in a random order, each in pieces (it is resumed now and then), four at a time.
 
     The conductor looks after each piece, and ends the arms that the judge tells it to.
@@ -136,7 +136,7 @@ def test_a_repeat_with_another_seed_is_not_part_of_the_arm() -> None:
 
 def test_a_killed_result_has_the_figures_up_to_the_look_and_says_how_far_it_came() -> None:
     points = curve(worse_from=4)
-    kill = Kill(6000, "worse")
+    kill = Ending.killed(6000, "worse")
     lines = [{"step": p.step, "tokens": p.tokens, "train_loss": 10.0 - p.step} for p in points]
     lines += [{"step": p.step, "tokens": p.tokens, "val_loss": p.val_loss} for p in points]
     finished = TrialResult(

@@ -19,7 +19,7 @@ from podium.components.launch.ranks import Group, run_ranks
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
 from podium.trainer.trial.errors import UserError
-from podium.trainer.trial.lease import start_ticks
+from podium.trainer.trial.process import start_ticks
 from podium.trainer.trial.storage import open_storage, read_tail
 
 

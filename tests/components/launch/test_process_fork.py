@@ -13,7 +13,7 @@ import pytest
 
 from podium.components.launch.launcher import Task, TaskEnd, trial_command
 from podium.components.launch.process import ProcessLauncher, serves
-from podium.trainer.trial.lease import start_ticks
+from podium.trainer.trial.process import start_ticks
 from podium.trainer.trial.storage import open_storage, read_tail
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trials are forked under Linux only")

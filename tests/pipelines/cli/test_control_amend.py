@@ -7,7 +7,7 @@ import pytest
 from podium.components.policies.decide import decide
 from podium.components.study import layout
 from podium.components.study.run import Run, exit_code
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.trial.errors import ExitCode
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status, TrialResult

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from podium.trainer.trial.storage.base import (
     MANIFEST,
-    SCRATCH,
     TAIL_LINES,
+    Leftover,
     Storage,
     check_key,
     get_folder,
@@ -17,6 +17,7 @@ from podium.trainer.trial.storage.base import (
     put_folder,
     read_end,
     read_tail,
+    remove_leftovers,
     sha256_of,
     split_uri,
     to_json,
@@ -25,8 +26,8 @@ from podium.trainer.trial.storage.file import FileStorage
 
 __all__ = [
     "MANIFEST",
-    "SCRATCH",
     "TAIL_LINES",
+    "Leftover",
     "Storage",
     "check_key",
     "get_folder",
@@ -37,6 +38,7 @@ __all__ = [
     "put_folder",
     "read_end",
     "read_tail",
+    "remove_leftovers",
     "sha256_of",
     "split_uri",
     "to_json",

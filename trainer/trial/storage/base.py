@@ -13,22 +13,36 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
 
 MANIFEST = "manifest.json"
 TAIL_LINES, TAIL_BYTES = 20, 1 << 16
 """Of a log: what is shown where something failed, and how much of a file's end is read for it."""
-SCRATCH = ".tmp-"
-"""Prefix of a name that is still being written, or that a killed writer left."""
 
 
 _REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer has begun and not finished: a scratch file, or an upload in parts."""
+
+    key: str
+    bytes: int | None
+    """None where the store does not say."""
+    alive: bool | None
+    """Whether its writer lives: False too where nothing has touched it for longer than any write takes, None where that
+    can't be told."""
+    remove: Callable[[], None]
 
 
 class Storage(ABC):
@@ -64,6 +78,13 @@ class Storage(ABC):
     @abstractmethod
     def delete_folder(self, prefix: str) -> None:
         """Remove every key in the folder `prefix`, scratch included; no error where it is absent."""
+
+    @abstractmethod
+    def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
+        """Every unfinished write in the folder `prefix` and below it.
+
+        Those of living writers are among them. What can't be told may be removed by who holds the folder's lease.
+        """
 
     @abstractmethod
     def upload(self, path: Path, key: str) -> None:
@@ -149,6 +170,18 @@ def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
 def _last_lines(log: bytes, lines: int) -> list[str]:
     # the end of a file may begin in the middle of a character
     return log.decode(errors="replace").splitlines()[-lines:]
+
+
+def remove_leftovers(folder: Storage, own: Storage) -> None:
+    """Remove what dead writers left in `folder`; in `own`, of which the caller holds the lease, whoever wrote it.
+
+    Best effort: a store that can't say or remove it now is cleaned by the next attempt, or by `podium gc`.
+    """
+    with suppress(StorageError):
+        removable = [item for item in folder.leftovers() if item.alive is False]
+        removable += [item for item in own.leftovers() if item.alive is None]
+        for item in removable:
+            item.remove()
 
 
 def to_json(value: Any) -> bytes:
@@ -239,7 +272,9 @@ def get_folder(storage: Storage, prefix: str, cache: Path) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache))
+    remove_dead_scratch(cache)
+    scratch = cache / scratch_name()
+    scratch.mkdir()
     try:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: source.download(name, scratch / check_key(name)), files))
