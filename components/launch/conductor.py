@@ -267,19 +267,21 @@ class StageLoop:
         # A trial whose folder another process holds refuses to start like one whose config can't be run.
         lease = trial.key.file(LEASE)
         free_dead_lease(self._run.storage, lease, ended.hosts)
-        held = ended.code == ExitCode.USER_ERROR and is_live(self._run.storage, lease)
-        told = ended.code in (ExitCode.RUN_AGAIN, None) or held or bool(kill or self._stopped)
+        in_use = ended.code == ExitCode.USER_ERROR and is_live(self._run.storage, lease)
+        on_request = ended.code in (ExitCode.RUN_AGAIN, None) or in_use or bool(kill or self._stopped)
         attempts = live.before.begin().last(
-            Attempt(seconds=round(ended.seconds, 3), ended=True, code=ended.code, crashed=result is None and not told)
+            Attempt(
+                seconds=round(ended.seconds, 3), ended=True, code=ended.code, crashed=result is None and not on_request
+            )
         )
         write_attempts(self._run.storage, trial.key.folder, attempts)
         if result is not None:
             self._finish(trial, self._records.with_image(trial, result, ended.image))
         elif kill is not None:
             self._finish(trial, self._records.killed(trial, None, kill))
-        elif held:
+        elif in_use:
             self._foreign.add(trial)
-        elif not told and (attempts.crashes > self._declared.retries or ended.code == ExitCode.USER_ERROR):
+        elif not on_request and (attempts.crashes > self._declared.retries or ended.code == ExitCode.USER_ERROR):
             self._finish(trial, self._records.broken(trial, attempts, ended))
         elif not self._stopped:
             delay = FIRST_DELAY_SECONDS * 2 ** min(len(attempts.attempts) - 1, 16)

@@ -27,7 +27,7 @@ from podium.components.study.run import Run, passed
 from podium.components.study.trials import gate_stages, stage_seeds, trial_config
 from podium.trainer.builtin.config import RunSpec, ScheduleConfig, TrainConfig
 from podium.trainer.builtin.model_config import RouterConfig
-from podium.trainer.trial.errors import ExitCode, NotFoundError
+from podium.trainer.trial.errors import ExitCode
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.result import CHECKPOINTS, CONFIG, METRICS, SYNC, Status, read_metrics, read_result
 from podium.trainer.trial.routing_metrics import routing_of
@@ -127,10 +127,7 @@ def tracking(shaken: Shaken) -> Check:
     """Every step and evaluation is on record. MLflow may be away: what it lacks is sent later."""
     steps = sorted(_by_step(shaken.lines))
     whole = steps == list(range(1, shaken.config.steps + 1))
-    try:
-        sent = shaken.whole.read_json(SYNC)["run_id"]
-    except NotFoundError:
-        sent = None
+    sent = shaken.whole.read_json(SYNC, {}).get("run_id")
     detail = f"metrics.jsonl has {len(steps)} of {shaken.config.steps} steps; " + (
         f"MLflow run {sent}" if sent else "not in MLflow (it did not answer, or none is configured)"
     )

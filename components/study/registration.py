@@ -21,6 +21,7 @@ from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint
 from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import NotFoundError, Problem, StorageError, UserError
+from podium.trainer.trial.result import CONFIG
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import Storage, join_uri, normalise_uri, open_storage
 from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
@@ -213,12 +214,9 @@ def find_run(store_uri: str, identity: str | None) -> tuple[str, str]:
             known = run_ids(store)
             raise UserError(f"no run {identity!r} in {uri}; it has: {', '.join(known) or 'none'}")
         return uri, identity
-    try:
-        latest = str(store.read_json(f"{layout.RUNS}/{LATEST}")["run_id"])
-        if store.exists(f"{layout.run_key(latest)}/{layout.STUDY}"):
-            return uri, latest
-    except NotFoundError:
-        pass
+    latest = store.read_json(f"{layout.RUNS}/{LATEST}", {}).get("run_id")
+    if latest is not None and store.exists(f"{layout.run_key(latest)}/{layout.STUDY}"):
+        return uri, latest
     ids = run_ids(store)
     if not ids:
         raise UserError(f"no run in {uri}: `podium run STUDY --store {store_uri}` makes one")
@@ -241,12 +239,12 @@ def check_unchanged(storage: Storage, trials: Iterable[Trial], registered: Regis
 
     Raises UserError. Results of two recipes are never mixed in one ranking.
     """
-    started = {key.removesuffix("/config.json") for key in storage.list("trials") if key.endswith("/config.json")}
+    started = {key.removesuffix(f"/{CONFIG}") for key in storage.list(layout.TRIALS) if key.endswith(f"/{CONFIG}")}
     problems = []
     for trial in trials:
         if trial.key.folder not in started:
             continue
-        spec = RunSpec.model_validate_json(storage.read_bytes(f"{trial.key.folder}/config.json"))
+        spec = RunSpec.model_validate_json(storage.read_bytes(trial.key.file(CONFIG)))
         if spec.fingerprint != trial.fingerprint:
             problems.append(Problem(trial.key.name, _what_changed(spec, trial, registered)))
     if problems:

@@ -29,7 +29,6 @@ from podium.trainer.builtin.setup import (
     warm_up,
 )
 from podium.trainer.builtin.state import Clock, RunState
-from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.lease import Lease, StopRequests
 from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.recorder import LogReporter, Reporter
@@ -57,11 +56,7 @@ class MemoryFallback:
         """A sentence for each."""
         if not config.batch.fit_memory:
             return
-        try:
-            noted = int(folder.read_json(FALLBACKS)["taken"])
-        except NotFoundError:
-            noted = 0
-        for _ in range(noted):
+        for _ in range(folder.read_json(FALLBACKS, {"taken": 0})["taken"]):
             self._apply()
 
     @property
