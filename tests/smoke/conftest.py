@@ -98,7 +98,7 @@ def seconds_study(tmp_path):
 
 @pytest.fixture
 def real_text():
-    """Real text for a whole study, and the text that Python brings along where there is none: it is no reason to skip."""
+    """Real text for a whole study, or the text that Python brings along: that there is none is no reason to skip."""
     folder = Path(os.environ.get("PODIUM_TEST_DATA", ROOT.parent / "shared" / "data"))
     path = folder / "wikitext-2" / "test.txt"
     return path.resolve() if path.is_file() else "builtin"
