@@ -43,7 +43,7 @@ def test_a_stage_runs_as_jobs_and_a_second_conductor_goes_on_where_the_first_was
         log = run.storage.read_text(key.log)
         assert "completed: all 1500 steps done" in log
         assert result.device_seconds is not None
-        assert 3 < result.device_seconds < 240
+        assert 3 < result.device_seconds < 600
 
 
 def test_cancelling_ends_the_jobs_of_a_conductor_that_is_gone_after_they_saved(
