@@ -35,10 +35,10 @@ demo: setup ## The smoke study from data to registered champion, in runs/demo (a
 test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 cores)
 	$(PYTEST) -n $(CORES) --dist worksteal -m "not slow and not cluster"
 
-smoke: setup ## Every study's smoke profile, and runs killed at random instants (about 30 minutes on 2 cores)
+smoke: setup ## Every study's smoke profile, and runs killed at random instants (about 30 minutes on 2 cores) [TESTS=…]
 	$(PYTEST) -m "slow and not cluster" -n $(CORES) --maxschedchunk 1 $(TESTS)
 
-test-cluster: setup ## Every test on a Kubernetes cluster, which is started if none runs (root, Debian 12)
+test-cluster: setup ## Every test on a Kubernetes cluster, which is started if none runs (root, Debian 12) [TESTS=…]
 	$(VENV)/bin/python tests/cluster/setup/session.py $(TESTS)
 
 cluster: setup ## A one-node Kubernetes with S3 and the images, built once: then source .cluster/env

@@ -161,3 +161,49 @@ def test_long_tests_of_the_cluster_have_one_worker(tmp_path: Path) -> None:
     ran = [line.split() for line in (tmp_path / "workers.txt").read_text().splitlines()]
     assert len(ran) == 12
     assert len({worker for worker, file in ran if file in ("long", "longer")}) == 1
+
+
+MAKEFILE = """
+setup:
+	ln -sfn {environment} .venv
+test:
+	.venv/bin/python -m pytest -q -m "not cluster" tests
+smoke:
+	{smoke}
+test-cluster cluster cluster-build cluster-down:
+	false
+"""
+
+
+@pytest.mark.parametrize(
+    ("smoke", "code", "last"),
+    [("true", 0, "1 passed, 0 failed, 2 not run"), ("false", 1, "1 passed, 3 failed, 2 not run")],
+)
+def test_the_whole_run_counts_what_this_machine_cannot_run_and_fails_with_any_part(
+    tmp_path: Path, smoke: str, code: int, last: str
+) -> None:
+    (tmp_path / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", tmp_path / ".ci")
+    (tmp_path / "tests").mkdir()
+    shutil.copy(ROOT / "tests" / "outcomes.py", tmp_path / "tests")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "tests" / "test_quick.py").write_text("def test_quick():\n    pass\n")
+    on_a_cluster = (
+        "import pytest\npytestmark = pytest.mark.cluster\ndef test_one():\n    pass\ndef test_two():\n    pass\n"
+    )
+    (tmp_path / "tests" / "test_on_a_cluster.py").write_text(on_a_cluster)
+    (tmp_path / "Makefile").write_text(MAKEFILE.format(environment=sys.prefix, smoke=smoke))
+    somebody = tmp_path / "bin" / "id"
+    somebody.parent.mkdir()
+    somebody.write_text("#!/bin/sh\necho 1000\n")
+    somebody.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST_", "PODIUM_TEST"))}
+    done = subprocess.run(
+        ["bash", str(tmp_path / ".ci" / "run")],
+        env={**kept, "PATH": f"{somebody.parent}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "the tests on a cluster were not run: this machine lacks root" in done.stdout
+    assert done.stdout.splitlines()[-1] == last

@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.core, pytest.mark.timeout(1800)]
 
 HERE = Path(__file__).parent
 INSTANTS = int(os.environ.get("PODIUM_CRASH_INSTANTS", "20"))

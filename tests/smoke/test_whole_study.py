@@ -54,6 +54,7 @@ print(json.dumps(model.unwrap_python_model().evaluate({registration["dataset"]!r
     assert json.loads(loaded.stdout.splitlines()[-1])["loss"] == pytest.approx(champion["value"], abs=1e-6)
 
 
+@pytest.mark.core
 def test_the_smoke_study_ends_with_a_registered_champion(podium, tmp_path, real_text):
     data = ("--data", real_text)
     began = time.monotonic()

@@ -13,7 +13,7 @@ import pytest
 from podium.components.study.layout import TrialKey
 from podium.trainer.trial.result import Status
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 
 BASELINE, WIDE = TrialKey("first", "baseline", 42), TrialKey("first", "wide", 42)
 
@@ -24,13 +24,13 @@ def test_a_stage_runs_as_jobs_and_a_second_conductor_goes_on_where_the_first_was
     run = on_jobs.make(steps=1500, every=50)
     first = on_jobs.conduct(run)
     wait_for(
-        "both pods train", lambda: on_jobs.is_running(2) and run.storage.exists(f"{WIDE.folder}/metrics.jsonl"), 120
+        "both pods train", lambda: on_jobs.is_running(2) and run.storage.exists(f"{WIDE.folder}/metrics.jsonl"), 300
     )
     first.send_signal(signal.SIGKILL)
     first.wait()
     jobs = {job["metadata"]["name"]: job["metadata"]["uid"] for job in on_jobs.get("jobs")}
     assert on_jobs.is_running(2), "they go on without their conductor"
-    assert on_jobs.conduct(run).wait(240) == 0, on_jobs.said()
+    assert on_jobs.conduct(run).wait(600) == 0, on_jobs.said()
     assert "finished=2" in on_jobs.said()
     assert {job["metadata"]["name"]: job["metadata"]["uid"] for job in on_jobs.get("jobs")} == jobs
     for key in (BASELINE, WIDE):
@@ -43,7 +43,7 @@ def test_a_stage_runs_as_jobs_and_a_second_conductor_goes_on_where_the_first_was
         log = run.storage.read_text(key.log)
         assert "completed: all 1500 steps done" in log
         assert result.device_seconds is not None
-        assert 3 < result.device_seconds < 240
+        assert 3 < result.device_seconds < 600
 
 
 def test_cancelling_ends_the_jobs_of_a_conductor_that_is_gone_after_they_saved(
@@ -52,11 +52,11 @@ def test_cancelling_ends_the_jobs_of_a_conductor_that_is_gone_after_they_saved(
     run = on_jobs.make(steps=200_000, every=10_000)
     conductor = on_jobs.conduct(run)
     trains = lambda key: run.storage.exists(f"{key.folder}/metrics.jsonl")  # noqa: E731
-    wait_for("both train", lambda: on_jobs.is_running(2) and trains(BASELINE) and trains(WIDE), 120)
+    wait_for("both train", lambda: on_jobs.is_running(2) and trains(BASELINE) and trains(WIDE), 300)
     conductor.send_signal(signal.SIGKILL)
     conductor.wait()
     command = [sys.executable, "-c", "from podium.pipelines.cli.main import main; main()", "cancel", run.uri]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "ended 2 Jobs of a conductor that is gone, their trials have saved" in done.stderr + done.stdout
     assert f"{run.id}: cancelled" in done.stdout

@@ -11,7 +11,7 @@ import pytest
 
 from podium.components.launch.job_cluster import CONDUCTOR_RULES, role
 
-pytestmark = [pytest.mark.cluster, pytest.mark.core]
+pytestmark = [pytest.mark.cluster, pytest.mark.core, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_the_least_role_suffices_for_a_stage(
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", as_conductor)
     run = on_jobs.make(steps=40, variants="{bad: {overrides: {data.sequence_length: 16}}}")
-    assert on_jobs.conduct(run).wait(240) == 0, on_jobs.said()
+    assert on_jobs.conduct(run).wait(600) == 0, on_jobs.said()
     assert "finished=2" in on_jobs.said()
 
 

@@ -17,7 +17,7 @@ from podium.components.launch.records import Records
 from podium.components.study.layout import TrialKey
 from podium.trainer.trial.storage import join_uri, open_storage
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 KEY = TrialKey("first", "baseline", 42)
 KILL = """
@@ -45,7 +45,7 @@ def two_processes(on_jobs: Any, tmp_path: Path) -> Callable[[Any], Any]:
         folder.write_json("config.json", spec)
         command = [sys.executable, ranks.__file__, "2", sys.executable, "-m", "podium.trainer", "train", "--run-spec"]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([*command, folder.uri], capture_output=True, text=True, timeout=240, env=environment)
+        done = subprocess.run([*command, folder.uri], capture_output=True, text=True, timeout=600, env=environment)
         assert done.returncode == 0, done.stdout + done.stderr
         return folder
 
@@ -60,11 +60,11 @@ def test_two_pods_train_as_two_processes_do(
     conductor = on_jobs.conduct(run)
     if killed:
         half = f"{KEY.folder}/checkpoints/ckpt-step-{STEPS // 2}.pt"
-        wait_for("half of it is trained", lambda: run.storage.exists(half), 180)
+        wait_for("half of it is trained", lambda: run.storage.exists(half), 600)
         second = next(pod for pod in on_jobs.get("pods") if pod["spec"]["hostname"].endswith("-1"))
         name = second["metadata"]["name"]
         on_jobs.cluster.kubectl("-n", on_jobs.namespace, "exec", name, "--", "python", "-c", KILL)
-    assert conductor.wait(300) == 0, on_jobs.said()
+    assert conductor.wait(600) == 0, on_jobs.said()
     result = run.result(KEY)
     assert result is not None, on_jobs.said()
     assert result.status.value == "completed", f"{result.reason}\n{on_jobs.said()}"
