@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from podium.trainer.builtin.allocation import resolve_config
 from podium.trainer.builtin.checks import impossible_rules
 from podium.trainer.builtin.config import RunSpec, TrainConfig, load_config, with_text
+from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.builtin.presets import MOE_PRESETS, PRESETS, Mode, set_mode, set_model
 from podium.trainer.trial.errors import ConfigError, NotFoundError, Problem
 from podium.trainer.trial.result import CONFIG
@@ -207,8 +208,6 @@ def preset_mapping(name: str, data: str | None) -> dict[str, Any]:
         raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
     mapping: dict[str, Any] = json.loads(json.dumps(PRESETS[name]))  # a copy that may be changed
     if data is not None:
-        from podium.trainer.builtin.data.manifest import load_manifest
-
         mapping["model"].setdefault("vocab_size", load_manifest(open_storage(data)).vocab_size)
     mapping["preset"] = name
     return mapping

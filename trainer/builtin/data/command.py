@@ -7,6 +7,13 @@ import time
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+
+from podium.trainer.builtin.data.corpus import parse_corpus
+from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
+from podium.trainer.trial.errors import ConfigError
+from podium.trainer.trial.storage import MANIFEST, join_uri, open_storage
+from podium.trainer.trial.units import format_count
 
 
 def prepare_command(
@@ -45,13 +52,6 @@ def prepare_command(
 
     The same text and settings give the same fingerprint, and what is there already is not made again.
     """
-    from pydantic import ValidationError
-
-    from podium.trainer.builtin.data.corpus import parse_corpus
-    from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
-    from podium.trainer.trial.errors import ConfigError
-    from podium.trainer.trial.storage import MANIFEST, join_uri, open_storage
-    from podium.trainer.trial.units import format_count
 
     given = {
         **parse_corpus(corpus).model_dump(),

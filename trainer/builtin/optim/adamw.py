@@ -1,8 +1,10 @@
 """AdamW (Loshchilov & Hutter, 2017) through PyTorch's fused kernel.
 
 It computes what `torch.optim.AdamW(fused=True)` does, bit for bit, and its state has the same form. It is its own class
-because the first optimizer that torch.optim makes imports the whole compiler (2 s and more, a tiny trial's half), and
-because the kernel can divide by the clipping factor on its way instead of in one more pass over all gradients.
+because the first optimizer that torch.optim makes imports the compiler: until the end of its first step 2.4 to 2.8 s of
+CPU against 0.01 s here, about half of a tiny trial. A step on 30 matrices of 64 × 64 takes 0.2 to 0.4 ms here and 0.75
+to 0.9 ms there (one thread of a busy machine, PyTorch 2.13). And the kernel divides by the clipping factor on its way,
+instead of in one more pass over all gradients.
 """
 
 from __future__ import annotations

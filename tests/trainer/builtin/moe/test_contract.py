@@ -68,7 +68,7 @@ def no_data(monkeypatch):
     class Manifest:
         vocab_size = 50257
 
-    monkeypatch.setattr("podium.trainer.builtin.data.manifest.load_manifest", lambda storage: Manifest)
+    monkeypatch.setattr("podium.trainer.builtin.inputs.load_manifest", lambda storage: Manifest)
 
 
 def test_what_the_flags_default_to_is_what_the_presets_have(no_data):
