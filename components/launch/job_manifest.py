@@ -19,9 +19,9 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, ValidationError
 
 import podium
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Task
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, Task
 from podium.components.study.schema import Resources, Study
-from podium.trainer.trial.errors import ConfigError, Problem, UserError
+from podium.trainer.trial.errors import ConfigError, ExitCode, Problem, UserError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import join_uri, normalise_uri
 from podium.trainer.trial.yaml_text import parse_yaml
@@ -264,7 +264,7 @@ class JobMaker:
                 "rules": [
                     {
                         "action": "FailJob",
-                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [USER_ERROR]},
+                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [ExitCode.USER_ERROR]},
                     },
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]

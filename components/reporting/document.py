@@ -8,11 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from scipy.special import stdtrit
-
 from podium.components.reporting import table
 from podium.components.reporting.figures.data import FINISHED
-from podium.components.reporting.figures.seeds import pooled_variance
 from podium.components.reporting.figures.style import Figure
 from podium.components.reporting.model import PENDING, ReportData, StageData
 from podium.components.reporting.results_csv import Row
@@ -27,8 +24,10 @@ from podium.components.reporting.tables import (
     trials_table,
 )
 from podium.components.study.load import dump_study
+from podium.components.study.policy import Conclusion, policy_of
 from podium.components.study.trials import stage_seeds
-from podium.components.verdicts.verdict import ArmSummary, Verdict
+from podium.components.study.verdict import ArmSummary, Verdict
+from podium.components.verdicts.stats import PooledVariance, t_quantile
 from podium.trainer.trial.stopping import KillRule
 from podium.trainer.trial.units import format_count
 
@@ -508,15 +507,16 @@ def power_sentence(stage: StageData, power: float = POWER) -> str:
         [v for t in trials if t.result and t.status in FINISHED and isinstance(v := getattr(t.result, metric), float)]
         for trials in arms_of(stage).values()
     ]
-    variance, freedom = pooled_variance([arm for arm in values if arm])
-    if not freedom or not variance:
+    pool = PooledVariance.of(values)
+    if not pool.variance:
         return ""
     alpha = getattr(stage.stage.promotion, "alpha", DEFAULT_ALPHA)
     if alpha is None:
         return ""  # the policy selects and tests nothing
     n = max(len(arm) for arm in values)
-    lead = (float(stdtrit(freedom, 1 - alpha)) + float(stdtrit(freedom, power))) * math.sqrt(2 * variance / n)
-    sd = table.of_metric(metric, math.sqrt(variance))
+    freedom = pool.degrees_of_freedom
+    lead = (t_quantile(alpha, freedom) + t_quantile(1 - power, freedom)) * math.sqrt(2 * pool.variance / n)
+    sd = table.of_metric(metric, math.sqrt(pool.variance))
     return (
         f"Power of {stage.name}: with {n} seeds a variant and a pooled SD of {sd}, a true lead of "
         f"{table.of_metric(metric, lead)} would be found in {power:.0%} of repetitions at α = {alpha:g}; "
@@ -656,14 +656,16 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
     alpha = verdict.test.get("alpha", getattr(stage.stage.promotion, "alpha", None))
     facts = (*_effect_facts(verdict, arm), *_money(data))
     detail = _numbers(data, stage, verdict, arm, base)
-    if verdict.policy in ("always", "if_affordable"):
+    policy = policy_of(data.study, stage.name)
+    if not policy.ranks:
         return _compared(data)
     if not winner:
         return Headline(
             "open", "concluded", f"{stage.name.capitalize()} ended without a winner.", _full(verdict.reason), facts
         )
-    if verdict.policy == "fastest_to_target":
-        return _race(data, verdict, winner, arm)
+    conclusion = policy.conclusion(verdict, winner)
+    if conclusion is not None:
+        return _concluded(data, verdict, winner, conclusion)
     if winner == data.baseline:
         return Headline("candidate", "nothing won", "The baseline stands: no variant beat it.", detail, facts)
     if verdict.proven:
@@ -685,15 +687,12 @@ def _compared(data: ReportData) -> Headline:
     return Headline("candidate", "compared", sentence, f"{', '.join(told)}.{registered}", _money(data))
 
 
-def _race(data: ReportData, verdict: Verdict, winner: str, arm: ArmSummary | None) -> Headline:
-    target = verdict.test.get("target_loss")
-    to = "the target" if target is None else f"a validation loss under {target:g}"
+def _concluded(data: ReportData, verdict: Verdict, winner: str, conclusion: Conclusion) -> Headline:
     words = "exploratory" if verdict.claim == "exploratory" else "candidate"
-    detail = "" if arm is None or arm.mean is None else f"{arm.mean:.4g} s of training, {arm.n} of its seeds counted. "
-    detail += _full(verdict.reason)
+    detail = " ".join(filter(None, (conclusion.detail, _full(verdict.reason))))
     if data.registration and data.registration.get("variant") == winner:
         detail += f" Registered as {data.registration.get('uri')}."
-    return Headline("candidate", words, f"{winner} is the fastest to {to}.", detail, _money(data))
+    return Headline("candidate", words, conclusion.sentence, detail, _money(data))
 
 
 def _numbers(

@@ -12,7 +12,7 @@ from podium.components.reporting.model import ReportData, collect
 from podium.components.reporting.results_csv import Row, axis_keys, columns_of, read_csv, result_rows, to_csv
 from podium.components.reporting.studies.speedrun import speedrun_files
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import to_markdown
+from podium.components.study.verdict import to_markdown
 from podium.trainer.trial.errors import UserError
 
 LAYOUTS = ("generic", "param-allocation", "speedrun", "time-to-target")

@@ -14,7 +14,7 @@ from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
 from podium.components.study.trials import Trial
-from podium.components.verdicts.verdict import VariantRef, Verdict
+from podium.components.study.verdict import VariantRef, Verdict
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
@@ -126,8 +126,6 @@ class ReportData:
 
 MAX_CURVES = 300
 """Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""
-LOG_LINES = 20
-_LOG_BYTES = 16_384
 _THREADS = 16
 """Reads at once: an object store answers each in tens of milliseconds."""
 
@@ -229,17 +227,7 @@ def _routing(run: Run, trial: Trial) -> tuple[Routing, ...]:
 
 def log_tail(run: Run, trial: Trial) -> str:
     """The last lines of a trial's log; empty where it has none."""
-    path = run.storage.local_path(trial.key.log)
-    try:
-        if path is None:
-            text = run.storage.read_text(trial.key.log)
-        else:
-            with path.open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
-                text = file.read().decode(errors="replace")
-    except (NotFoundError, FileNotFoundError):
-        return ""
-    return "\n".join(text.splitlines()[-LOG_LINES:])
+    return "\n".join(run.storage.read_tail(trial.key.log))
 
 
 def _evaluations(run: Run, stages: tuple[StageData, ...]) -> list[EvaluationData]:

@@ -12,7 +12,7 @@ from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import PENDING, ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys
 from podium.components.reporting.table import Column, Line, Mark, Table, number, prose, text
-from podium.components.verdicts.verdict import ArmSummary
+from podium.components.study.verdict import ArmSummary
 from podium.trainer.trial.result import TrialResult
 
 FOLD_FROM = 40

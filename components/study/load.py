@@ -6,16 +6,16 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 import podium
-from podium.components.policies.schema import Policy, Promotion
+from podium.components.study import schema
 from podium.components.study.checks import NAME_RULE, check_study
-from podium.components.study.design import Overrides, Selection
-from podium.components.study.fields import RESERVED, coerce, fields_of, nearest
-from podium.components.study.schema import Axis, Baseline, Group, Stage, Study, VariantSpec
+from podium.components.study.design import Overrides
+from podium.components.study.fields import RESERVED, FieldType, coerce, fields_of, nearest
+from podium.components.study.schema import Axis, Baseline, Group, Stage, VariantSpec, policies
 from podium.trainer.builtin.config import TrainConfig, with_text
 from podium.trainer.builtin.data.corpus import parse_corpus
 from podium.trainer.trial.errors import ConfigError, DataError, Problem, UserError
@@ -88,17 +88,16 @@ MOST_SHOWN = 40
 """Problems that one message lists; the rest is counted."""
 
 _ENTRIES: dict[str, type[BaseModel]] = {"stages": Stage, "axes": Axis, "variants": VariantSpec}
-_POLICIES: tuple[type[Policy], ...] = get_args(get_args(Promotion)[0])
 _UNION = re.compile(r"\.(?:int|list\[int\])(?:\.\d+)?$")
 """What pydantic appends to the place of a field that is a number or a list."""
 
 
-def _policy_name(policy: type[Policy]) -> str:
-    name: str = policy.model_fields["policy"].default
-    return name
+_TAG = re.compile(r"\.promotion\.([a-z0-9_]+)")
 
 
-_TAGS = re.compile(r"\.promotion\.(?:" + "|".join(map(_policy_name, _POLICIES)) + r")\b")
+def _without_tag(place: str) -> str:
+    """The place without the policy's name, which pydantic puts after the field as the tag of the union."""
+    return _TAG.sub(lambda found: ".promotion" if found[1] in policies() else found[0], place)
 
 
 def validate(data: Mapping[str, Any], *, source: str, problems: Iterable[Problem] = ()) -> Study:
@@ -142,10 +141,10 @@ def _parse(data: Mapping[str, Any]) -> tuple[Study | None, list[Problem]]:
 
 
 def _in_words(problem: Problem, detail: Any) -> Problem:
-    where = _UNION.sub("", _TAGS.sub(".promotion", problem.where))
+    where = _UNION.sub("", _without_tag(problem.where))
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        policies = ", ".join(_policy_name(policy) for policy in _POLICIES)
-        return Problem(f"{where}.policy", f"must be one of {policies}, got {detail['input'].get('policy')!r}")
+        allowed = ", ".join(policies())
+        return Problem(f"{where}.policy", f"must be one of {allowed}, got {detail['input'].get('policy')!r}")
     if where != problem.where and where.endswith(".seeds"):
         value = detail["input"]
         return Problem(where, f"must be a number of seeds or a list of seeds, got {value!r}")
@@ -157,14 +156,30 @@ def _in_words(problem: Problem, detail: Any) -> Problem:
         return Problem(where, problem.what)
     parts = where.split(".")
     if parts[0] in _ENTRIES and len(parts) > 2:
-        allowed, name = fields_of(_ENTRIES[parts[0]]), ".".join(parts[2:])
-        if parts[0] == "stages" and parts[2] == "promotion":
-            allowed, name = {f: t for policy in _POLICIES for f, t in fields_of(policy).items()}, ".".join(parts[3:])
+        fields, name = fields_of(_ENTRIES[parts[0]]), ".".join(parts[2:])
+        if parts[0] == "stages":
+            fields = _stage_fields()
+            if parts[2] == "promotion":
+                fields, name = _policy_fields(), ".".join(parts[3:])
     elif parts[0] == "baseline":
-        allowed, name = fields_of(Baseline), ".".join(parts[1:])
+        fields, name = fields_of(Baseline), ".".join(parts[1:])
     else:
-        allowed, name = fields_of(Study), where
-    return Problem(where, f"unknown field{nearest(name, allowed)}")
+        fields, name = fields_of(Study), where
+    return Problem(where, f"unknown field{nearest(name, fields)}")
+
+
+def _policy_fields() -> dict[str, FieldType]:
+    return {field: type_ for policy in policies().values() for field, type_ in fields_of(policy).items()}
+
+
+def _stage_fields() -> dict[str, FieldType]:
+    """Those of a stage, with the fields of all policies where its own promotion is."""
+    found: dict[str, FieldType] = {}
+    for field, type_ in fields_of(Stage).items():
+        found.setdefault(field, type_)
+        if field == "promotion":
+            found |= {f"promotion.{inner}": each for inner, each in _policy_fields().items()}
+    return found
 
 
 def _without(data: Mapping[str, Any], loc: tuple[int | str, ...], *, missing: bool) -> dict[str, Any]:
@@ -332,9 +347,20 @@ def shipped(data: Any) -> dict[str, str]:
     return {each["sha256"]: each["text"] for each in found if each.get("sha256") and each.get("text")}
 
 
-__all__ = ["Overrides", "Selection", "dump_study", "load_study", "read_study_text", "shipped_studies"]
-
 NEEDED = ("name", "question", "data", "config", "stages")
+
+
+class Study(schema.Study):
+    """One experiment, resolved: a profile is applied and nothing is left open. `Study.load` reads one."""
+
+    @classmethod
+    def load(cls, source: str, *, profile: str = "full", site: str | None = None, **overrides: Any) -> Study:
+        """A study from a shipped study's name, a path or YAML text, with a profile applied and nothing left open.
+
+        `overrides` are those of the command line: `seeds`, `gpus`, `data`, `budget_usd`, `baseline`; `site` is a file
+        of prices. Raises ConfigError that lists every problem.
+        """
+        return load_study(source, profile=profile, overrides=Overrides(**overrides), site=site)
 
 
 def load_study(
@@ -384,7 +410,7 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def dump_study(study: Study) -> str:
+def dump_study(study: schema.Study) -> str:
     """The resolved study as YAML text; `load_study` reads it back to the same study."""
     return dump_yaml(study.model_dump(mode="json"))
 
@@ -405,10 +431,11 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
             stage["resources"], problem = _with_gpus(stage.get("resources") or {}, overrides.gpus)
             problems += [Problem(f"stages.{name}.resources", problem)] if problem else []
     if overrides.baseline == "run":
+        stand_ins = {field for policy in policies().values() for field in policy.stand_ins}
         data["baseline"] = (data.get("baseline") or {}) | {"recorded": {}}
         for stage in stages.values():
             if isinstance(stage.get("promotion"), Mapping):
-                stage["promotion"] = {k: v for k, v in stage["promotion"].items() if not k.startswith("threshold")}
+                stage["promotion"] = {k: v for k, v in stage["promotion"].items() if k not in stand_ins}
     if stages and isinstance(declared, Mapping):
         data["stages"] = {name: stages.get(name, stage) for name, stage in declared.items()}
     if overrides.budget_usd is not None:
@@ -483,7 +510,7 @@ def _absolute(where: Any) -> Any:
 # Which studies a compiled pipeline can run: its graph depends on the stages' names and order, and on nothing else.
 
 
-def graph_problems(study: Study, graph: Sequence[str]) -> list[Problem]:
+def graph_problems(study: schema.Study, graph: Sequence[str]) -> list[Problem]:
     """Why a study can't run on the graph with these stages, and which graph it needs; empty where it can."""
     stages = list(study.stages)
     if stages == list(graph):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import podium
-from podium.components.study import layout
+from podium.components.study import layout, load
 from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash
 from podium.components.study.load import shipped
 from podium.components.study.schema import Study
@@ -185,7 +185,7 @@ def read_registered(store: Storage, identity: str) -> Registered:
         data = parse_yaml(store.read_text(key), key)
     except NotFoundError:
         raise UserError(f"no run {identity!r} in {store.uri}") from None
-    study = Study.model_validate(data["study"])
+    study = load.Study.model_validate(data["study"])
     # over what was written, not over what this version makes of it: a field that came since has changed nothing
     if canonical_hash(data["study"]) != data["sha256"]:
         raise StorageError(f"{join_uri(store.uri, key)}: was changed after the run began; its sha256 does not match")

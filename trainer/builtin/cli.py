@@ -33,8 +33,8 @@ from podium.trainer.builtin.inputs import (
     spec_from_flags,
 )
 from podium.trainer.builtin.presets import MOE_PRESETS, PRESETS, QUESTIONS, SIZE_MB, TINY_VOCABULARY
-from podium.trainer.trial.errors import ConfigError, DataError, NotFoundError, PodiumError, Problem, UserError
-from podium.trainer.trial.lease import EX_TEMPFAIL, Interrupted
+from podium.trainer.trial.errors import ConfigError, DataError, ExitCode, NotFoundError, PodiumError, Problem, UserError
+from podium.trainer.trial.lease import Interrupted
 from podium.trainer.trial.recorder import BarReporter, LogReporter, Reporter
 from podium.trainer.trial.result import CONFIG, RESULT, TrialResult
 from podium.trainer.trial.storage import MANIFEST, Storage, join_uri, open_storage, split_uri
@@ -542,8 +542,6 @@ def _tracking(experiment: str | None, uri: str | None, offline: bool) -> Trackin
     return None if uri is None else Tracking(uri, experiment or "podium")
 
 
-USER_ERROR, CRASH = 2, 1
-
 _HELP = """Train, look at and use one language model.
 
 \b
@@ -574,11 +572,11 @@ def main() -> None:
     try:
         app(prog_name="python -m podium.trainer")
     except UserError as error:
-        _fail(error, USER_ERROR)
+        _fail(error, ExitCode.USER_ERROR)
     except PodiumError as error:
-        _fail(error, EX_TEMPFAIL if isinstance(error, Interrupted) else CRASH)
+        _fail(error, ExitCode.RUN_AGAIN if isinstance(error, Interrupted) else ExitCode.CRASH)
 
 
-def _fail(error: PodiumError, code: int) -> NoReturn:
-    print(f"{'interrupted' if code == 75 else 'error'}: {error}", file=sys.stderr, flush=True)
+def _fail(error: PodiumError, code: ExitCode) -> NoReturn:
+    print(f"{'interrupted' if code is ExitCode.RUN_AGAIN else 'error'}: {error}", file=sys.stderr, flush=True)
     sys.exit(code)

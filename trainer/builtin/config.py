@@ -81,7 +81,7 @@ class CurriculumConfig(Section):
         )
 
 
-# How a run's arithmetic is done, as a config; `podium.trainer.precision` sets it up.
+# How a run's arithmetic is done, as a config; `podium.trainer.builtin.setup` sets it up.
 
 
 class RuntimeConfig(Section):

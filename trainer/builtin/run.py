@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -32,10 +31,11 @@ from podium.trainer.builtin.setup import (
 from podium.trainer.builtin.state import Clock, RunState
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.lease import Lease, StopRequests
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.recorder import LogReporter, Reporter
 from podium.trainer.trial.result import FALLBACKS, NOTE, RESULT, TrialResult
 from podium.trainer.trial.stopping import Ending, ReferenceCurve
-from podium.trainer.trial.storage import Storage, open_storage
+from podium.trainer.trial.storage import Storage, open_storage, remove_leftovers
 
 # What gives way where memory runs out: first the forward pass, then the sequence.
 #
@@ -220,9 +220,11 @@ class _Attempt:
         lease = None
         if self.ranks.is_first:
             lease = stack.enter_context(Lease(self.folder, what=f"run {self.run_name}"))
+            # each crash would otherwise leave a full checkpoint, until the disk is full; the lease says who may do it
+            remove_leftovers(self.folder, self.folder.child(self.prefix) if self.prefix else self.folder)
         stack.enter_context(joined(self.ranks, self.device))
         requests = stack.enter_context(StopRequests(lease, self.spec.watch if self.ranks.is_first else None))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podium-run-")))
+        scratch = stack.enter_context(scratch_folder("run"))
         try:
             parts, loop, recorder = self._build(stack, requests, scratch, resume)
             ending = loop.run()

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.section import Section
+from podium.trainer.trial.storage import Storage
 
-# The files of a trial's folder, checkpoints aside.
+# The files of a trial's folder.
 
 CONFIG = "config.json"
 """The run spec, written before the trial starts."""
@@ -25,6 +27,7 @@ FALLBACKS = "memory.json"
 """What was made smaller because memory ran out, so that a restart begins with it."""
 SYNC = "sync.json"
 """How far metrics were copied to MLflow."""
+CHECKPOINTS = "checkpoints"
 
 
 class Status(StrEnum):
@@ -245,6 +248,29 @@ def curve_of(lines: Iterable[dict[str, float | int | None]]) -> list[Point]:
 
 def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None] | None:
     return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
+
+
+def read_result(storage: Storage, folder: str = "") -> TrialResult | None:
+    """The result of the trial in `folder`; None while it has none."""
+    try:
+        return TrialResult.model_validate_json(storage.read_bytes(f"{folder}/{RESULT}".lstrip("/")))
+    except NotFoundError:
+        return None
+
+
+def read_metrics(storage: Storage, folder: str = "", *, only: str = "") -> list[dict[str, Any]]:
+    """The whole lines of a trial's metrics that contain the text `only`; none where it has not written any yet."""
+    try:
+        text = storage.read_text(f"{folder}/{METRICS}".lstrip("/"))
+    except NotFoundError:
+        return []
+    return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
+
+
+def read_curve(storage: Storage, folder: str = "") -> list[Point]:
+    """The evaluations in a trial's metrics; none where it has not measured anything yet."""
+    # a long run has few evaluations among many steps, and only they are parsed
+    return curve_of(read_metrics(storage, folder, only='"val_loss"'))
 
 
 def best_point(points: Sequence[Point]) -> Point | None:

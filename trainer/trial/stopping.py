@@ -63,7 +63,7 @@ class TargetRule(Section):
         return self
 
 
-# The rules that end a run early, as configs; `podium.trainer.stopping` applies them.
+# The rules that end a run early, as configs; `podium.trainer.trial.stopping` applies them.
 
 
 class KillCriterion(Section):

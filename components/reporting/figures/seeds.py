@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from scipy.special import stdtrit
 
 from podium.components.reporting import table
 from podium.components.reporting.figures.data import METRICS, Arm, Difference, PlotData
 from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, Figure, draw, plane, short
+from podium.components.verdicts.stats import PooledVariance, interval
 
 MAX_ARMS = 16
 ROW = 46.0
-
-
-def pooled_variance(arms: Sequence[Sequence[float]]) -> tuple[float, int]:
-    """(variance, degrees of freedom) over arms of their own means: the textbook's within-group mean square."""
-    freedom = sum(len(values) - 1 for values in arms)
-    squares = sum((value - statistics.fmean(values)) ** 2 for values in arms for value in values if len(values) > 1)
-    return (squares / freedom if freedom else 0.0), freedom
 
 
 def differences(data: PlotData, stage: str) -> list[Difference]:
@@ -33,8 +25,8 @@ def differences(data: PlotData, stage: str) -> list[Difference]:
     metric, alpha = data.metric(stage), data.alphas.get(stage, 0.05)
     arms = [arm for arm in data.arms(stage) if arm.values(metric)]
     base = next((arm for arm in arms if arm.baseline), None)
-    variance, freedom = pooled_variance([arm.values(metric) for arm in arms])
-    if base is None or freedom == 0:
+    pool = PooledVariance.of(arm.values(metric) for arm in arms)
+    if base is None or pool.sd is None:
         return []
     reference = base.values(metric)
     found = []
@@ -43,8 +35,8 @@ def differences(data: PlotData, stage: str) -> list[Difference]:
             continue
         values = arm.values(metric)
         value = statistics.fmean(values) - statistics.fmean(reference)
-        half = float(stdtrit(freedom, 1 - alpha)) * math.sqrt(variance * (1 / len(values) + 1 / len(reference)))
-        found.append(Difference(arm.variant, value, value - half, value + half))
+        error = pool.sd * math.sqrt(1 / len(values) + 1 / len(reference))
+        found.append(Difference(arm.variant, value, *interval(value, error, pool.degrees_of_freedom, alpha)))
     return found
 
 
@@ -55,8 +47,9 @@ def seeds_figure(data: PlotData, stage: str) -> Figure | None:
     if not any(len(arm.values(metric)) > 1 for arm in ranked):
         return None
     shown = _first(ranked)
-    variance, freedom = pooled_variance([arm.values(metric) for arm in ranked])
-    quantile = float(stdtrit(freedom, 1 - alpha)) if freedom else 0.0
+    pool = PooledVariance.of(arm.values(metric) for arm in ranked)
+    sd = pool.sd
+    assert sd is not None
     base = next((arm.mean(metric) for arm in ranked if arm.baseline), None)
 
     def paint(canvas: Canvas) -> None:
@@ -68,9 +61,9 @@ def seeds_figure(data: PlotData, stage: str) -> Figure | None:
             values, mean = arm.values(metric), arm.mean(metric)
             assert mean is not None
             color = INK if arm.baseline else GREEN if place == 0 else BLUE
-            half = quantile * math.sqrt(variance / len(values))
-            spread += [mean - half, mean + half]
-            axes.plot([mean - half, mean + half], [place, place], color=color, linewidth=2, alpha=0.6)
+            ends = list(interval(mean, sd / math.sqrt(len(values)), pool.degrees_of_freedom, alpha))
+            spread += ends
+            axes.plot(ends, [place, place], color=color, linewidth=2, alpha=0.6)
             axes.plot(values, [place] * len(values), "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
             axes.plot(mean, place, "|", color=color, markersize=15, markeredgewidth=2.4)
             role = " · baseline" if arm.baseline else ""

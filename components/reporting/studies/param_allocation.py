@@ -13,13 +13,14 @@ from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
 from podium.components.reporting.tables import arms_of
 from podium.components.study.design import Experiment
+from podium.components.study.policy import policy_of
 
 PREFIX = "phase1_"
 
 
 def phase1_files(data: ReportData) -> dict[str, str]:
     """File name → content; empty while the ranking has no verdict, and for a profile that has no ranking."""
-    stage = next((stage for stage in data.stages if stage.stage.promotion.policy == "top_per_axis"), None)
+    stage = next((stage for stage in data.stages if policy_of(data.study, stage.name).ranks_axes), None)
     if stage is None or stage.verdict is None:
         return {}
     rows = [_row(data, stage, experiment) for experiment in data.experiments]

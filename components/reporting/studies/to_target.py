@@ -31,7 +31,7 @@ from podium.components.study.fields import with_overrides
 from podium.components.study.layout import data_key
 from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config
-from podium.components.verdicts.verdict import to_markdown
+from podium.components.study.verdict import to_markdown
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.storage import join_uri
 from podium.trainer.trial.units import format_count

@@ -11,7 +11,7 @@ from podium.components.reporting.build import axis_tables, build_report
 from podium.components.reporting.export import aggregate, export
 from podium.components.reporting.results_csv import read_csv
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.trial.errors import UserError
 from podium.trainer.trial.result import Status, TrialResult, Versions
 

@@ -15,11 +15,12 @@ from scipy import stats
 from podium.components.reporting.build import Report, render
 from podium.components.reporting.figures.data import from_rows
 from podium.components.reporting.figures.gallery import ParetoPoint, along, frontier, spearman
-from podium.components.reporting.figures.seeds import differences, pooled_variance
+from podium.components.reporting.figures.seeds import differences
 from podium.components.reporting.figures.style import short, spread
 from podium.components.reporting.from_csv import main, plots_from_csv
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
+from podium.components.verdicts.stats import PooledVariance
 from podium.trainer.trial.errors import UserError
 
 PLOTS = [
@@ -125,7 +126,8 @@ def test_intervals_are_those_of_a_pooled_t(rendered: Callable[..., Report]) -> N
 
 @given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=2, max_size=5))
 def test_pooled_variance_is_the_within_group_mean_square(arms: list[list[float]]) -> None:
-    variance, freedom = pooled_variance(arms)
+    found = PooledVariance.of(arms)
+    variance, freedom = found.variance, found.degrees_of_freedom
     assert freedom == sum(len(arm) - 1 for arm in arms)
     if freedom:
         parts = sum((len(arm) - 1) * statistics.variance(arm) for arm in arms if len(arm) > 1)

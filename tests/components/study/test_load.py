@@ -11,7 +11,8 @@ from podium.components.study.design import Overrides, variants
 from podium.components.study.fingerprint import study_hash
 from podium.components.study.load import dump_study, load_study, shipped_studies
 from podium.components.study.plan import plan
-from podium.components.study.schema import Study, needs_baseline_run
+from podium.components.study.policy import needs_baseline_run
+from podium.components.study.schema import Study
 from podium.components.study.trials import stage_seeds, variant_config
 from podium.trainer.trial.errors import ConfigError, UserError
 from podium.trainer.trial.yaml_text import parse_yaml

@@ -15,7 +15,7 @@ from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study
 from podium.components.study.run import Run, exit_code
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import DataError, StorageError, UserError
 from podium.trainer.trial.lease import Lease

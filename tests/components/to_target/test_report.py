@@ -84,8 +84,7 @@ def test_a_miss_is_a_bound_and_no_noise() -> None:
     assert (found.missed_before, found.missed_after, found.bound) == (0, 2, "≥ ")
     assert found.is_slower
     noise = noise_of(runs, MEASURES["seconds"])
-    assert noise is not None
-    assert noise.degrees == 1
+    assert noise.degrees_of_freedom == 1
     back = contrast(runs, AXES, {"o": ("pe", "ns")})
     assert back is not None
     assert back.bound == "≤ "

@@ -17,7 +17,7 @@ from podium.trainer.trial.storage import open_storage
 
 WIDE = '''
 from torch import nn
-from podium.trainer.models.transformer import Transformer
+from podium.trainer.builtin.models.transformer import Transformer
 
 
 class Scaled(Transformer):

@@ -13,15 +13,16 @@ from typing import Any
 import pytest
 
 from podium.trainer.trial.errors import InUseError, StorageError
-from podium.trainer.trial.lease import Lease, Watch, host_identity, is_alive, is_live, own_identity, start_ticks
+from podium.trainer.trial.lease import Lease, Watch, is_live
+from podium.trainer.trial.process import host_identity, is_alive, own_identity, start_ticks
 from podium.trainer.trial.storage import Storage, open_storage
 
 BEAT = 0.05
 
 HOLDER = """
 import sys, time
-from podium.trainer.lease import Lease
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.lease import Lease
+from podium.trainer.trial.storage import open_storage
 with Lease(open_storage(sys.argv[1]), interval=0.05, token=sys.argv[2]):
     print("held", flush=True)
     time.sleep(60)

@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -34,12 +31,11 @@ from podium.trainer.builtin.data.manifest import (
 )
 from podium.trainer.builtin.pretrained import HUB, source_folder
 from podium.trainer.trial.errors import DataError, StorageError
-from podium.trainer.trial.lease import host_identity, start_ticks
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import MANIFEST, Storage, put_files, sha256_of, to_json
 from podium.trainer.trial.units import Count
 
-_SCRATCH = "podium-prepare-"
 DATA_VERSION = 1
 """Raised when the same corpus and settings would give other bytes."""
 
@@ -90,8 +86,7 @@ def prepare(config: PrepareConfig, store: Storage, progress: Progress | None = N
     # it imports NumPy and tokenizers (0.14 s of CPU), which a dataset that is there already does without
     from podium.trainer.builtin.data.encode import build_dataset
 
-    scratch = _scratch_folder()
-    try:
+    with scratch_folder("prepare") as scratch:
         manifest = build_dataset(
             corpus,
             scratch,
@@ -102,8 +97,6 @@ def prepare(config: PrepareConfig, store: Storage, progress: Progress | None = N
             given_tokenizer=_given_tokenizer(config),
         )
         files = put_files(target, scratch, "")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     entries = {name: FileEntry.model_validate(entry) for name, entry in files.items()}
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "files": entries})
     if not target.create(MANIFEST, to_json(manifest.model_dump())) and load_manifest(target) != manifest:
@@ -130,12 +123,9 @@ def _name_shards(config: PrepareConfig, shards: TokenisedCorpus, target: Storage
                 f"data.tokenizer: must be the one that made the shards, with {manifest.tokenizer_size} entries, "
                 f"got {tokenizer.get_vocab_size()}"
             )
-        scratch = _scratch_folder()
-        try:
+        with scratch_folder("prepare") as scratch:
             save_tokenizer(tokenizer, scratch)
             files = put_files(target, scratch, "")
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
     entries = {name: FileEntry.model_validate(entry) for name, entry in files.items()}
     manifest = manifest.model_copy(update={"fingerprint": fingerprint, "files": entries})
     target.create(MANIFEST, to_json(manifest.model_dump()))
@@ -166,16 +156,6 @@ def _tokenizer_identity(source: str) -> str:
     if source in HUB:
         return "@".join(HUB[source])
     return sha256_of(source_folder(source, (TOKENIZER,), where="data.tokenizer") / TOKENIZER)
-
-
-def _scratch_folder() -> Path:
-    """A local folder to build in, after those of killed processes of this machine are removed."""
-    host = hashlib.sha256(host_identity().encode()).hexdigest()[:8]
-    for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}{host}-*"):
-        pid, started = path.name.removeprefix(f"{_SCRATCH}{host}-").split("-")[:2]
-        if started.isdigit() and start_ticks(int(pid)) != int(started):
-            shutil.rmtree(path, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{_SCRATCH}{host}-{os.getpid()}-{start_ticks(os.getpid())}-"))
 
 
 def _silent(what: str, done: int, total: int) -> None:

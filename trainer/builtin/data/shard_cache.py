@@ -18,7 +18,8 @@ from pathlib import Path
 
 from podium.trainer.builtin.data.manifest import HEADER_BYTES, Shard, default_cache
 from podium.trainer.trial.errors import ConfigError, DataError, StorageError
-from podium.trainer.trial.storage import SCRATCH, open_storage, sha256_of
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
+from podium.trainer.trial.storage import open_storage, sha256_of
 from podium.trainer.trial.units import parse_count
 
 HUB = "hub://"
@@ -87,7 +88,8 @@ class ShardCache:
     def _fetch(self, shard: Shard, path: Path) -> None:
         from podium.trainer.builtin.data.shards import open_shard  # it imports NumPy: 0.12 s of CPU
 
-        temp = path.with_name(f"{SCRATCH}{os.getpid()}-{path.name}")
+        remove_dead_scratch(path.parent)
+        temp = path.with_name(scratch_name(path.name))
         try:
             self._download(shard, temp)
             if temp.stat().st_size != size_of(shard):
@@ -161,7 +163,7 @@ def fetch_shard(source: str, name: str, path: Path) -> None:
     except ImportError:
         raise DataError(needs_hub()) from None
     try:
-        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=path.parent) as place:
+        with tempfile.TemporaryDirectory(prefix=scratch_name("hub"), dir=path.parent) as place:
             got = hf_hub_download(
                 repository, name, repo_type="dataset", revision=commit, local_dir=place, endpoint=hub_endpoint()
             )

@@ -6,7 +6,6 @@ import time
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -36,6 +35,7 @@ from podium.trainer.builtin.evaluation.subject import Subject, open_subject
 from podium.trainer.builtin.extension import measured_counts
 from podium.trainer.builtin.outcome import versions
 from podium.trainer.trial.errors import DataError
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.storage import Storage, open_storage, sha256_of
 
 if TYPE_CHECKING:
@@ -361,9 +361,9 @@ def evaluate_checkpoint(request: EvaluationRequest) -> dict[str, Any]:
         torch.set_num_threads(request.threads)
     output = open_storage(request.output)
     began = time.perf_counter()
-    with TemporaryDirectory() as scratch:
-        subject = open_subject(request, Path(scratch))
-        examples = read_examples(request, Path(scratch))
+    with scratch_folder("evaluate") as scratch:
+        subject = open_subject(request, scratch)
+        examples = read_examples(request, scratch)
         output.probe()
         metrics = Metrics()
         put_identity(metrics, subject)

@@ -187,9 +187,9 @@ def test_two_libraries_that_disagree_at_once_are_not_mixed_silently(
 
 PREPARE = """
 import sys
-from podium.trainer.data.corpora import parse_corpus
-from podium.trainer.data.prepare import PrepareConfig, prepare
-from podium.trainer.storage import open_storage
+from podium.trainer.builtin.data.corpus import parse_corpus
+from podium.trainer.builtin.data.prepare import PrepareConfig, prepare
+from podium.trainer.trial.storage import open_storage
 if __name__ == "__main__":
     prepare(
         PrepareConfig(corpus=parse_corpus(sys.argv[1]), vocab_size=400, workers=2), open_storage(sys.argv[2]),

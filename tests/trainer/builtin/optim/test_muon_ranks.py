@@ -13,9 +13,9 @@ import torch
 _RANK = """
 import sys, torch
 from torch import nn
-from podium.trainer.distributed import joined, launched_ranks
-from podium.trainer.optim.build import build_optimizer
-from podium.trainer.optimizer_config import MuonConfig
+from podium.trainer.builtin.distributed import joined, launched_ranks
+from podium.trainer.builtin.optim.build import build_optimizer
+from podium.trainer.builtin.config import MuonConfig
 
 def train(ranks):
     torch.manual_seed(0)

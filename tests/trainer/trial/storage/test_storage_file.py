@@ -18,7 +18,7 @@ from podium.trainer.trial.storage import open_storage
 WRITER = """
 import itertools, sys
 from pathlib import Path
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.storage import open_storage
 store = open_storage(sys.argv[1])
 big = Path(sys.argv[1] + "-source")
 print("ready", flush=True)

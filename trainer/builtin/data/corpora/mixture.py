@@ -17,7 +17,7 @@ from podium.trainer.builtin.data.corpus import DOCUMENTS_VERSION, Corpus, Corpus
 from podium.trainer.builtin.data.manifest import default_cache
 from podium.trainer.builtin.data.sources import Document, Source, builtin_sources, file_sources, s3_sources
 from podium.trainer.trial.errors import DataError
-from podium.trainer.trial.storage import SCRATCH
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
 
 # The three domains' texts from the Hugging Face hub: as much as is asked for, fetched once into the user's cache.
 #
@@ -54,7 +54,8 @@ def fetch_hub_texts(domain: str, size: int) -> Path:
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
-    temp = folder / f"{SCRATCH}{os.getpid()}-{path.name}"
+    remove_dead_scratch(folder)
+    temp = folder / scratch_name(path.name)
     try:
         with temp.open("w", encoding="utf-8") as file:
             for text in _documents(domain, wanted, size):

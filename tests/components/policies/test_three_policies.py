@@ -11,7 +11,7 @@ from scipy import stats
 from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict, to_markdown
+from podium.components.study.verdict import MoreTrials, StageResults, Verdict, to_markdown
 from podium.trainer.trial.errors import ConfigError
 from podium.trainer.trial.result import Status
 

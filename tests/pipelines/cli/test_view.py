@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from podium.pipelines.cli.look import (
+from podium.pipelines.cli.view import (
     LiveView,
     PlainView,
     RunningTrial,

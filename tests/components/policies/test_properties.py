@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
 from podium.trainer.trial.result import Status
 
 STUDY = """\

@@ -11,8 +11,8 @@ import pytest
 from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
+from podium.components.study.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
 from podium.components.verdicts.stats import Time, summarise
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
 from podium.trainer.trial.errors import ConfigError
 from podium.trainer.trial.result import Status
 

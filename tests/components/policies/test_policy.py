@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from podium.components.policies.decide import decide
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
+from podium.components.study.verdict import StageResults, TrialOutcome, VariantRef, Verdict, to_markdown
 from podium.trainer.trial.result import Status
 
 Make = Callable[..., StageResults]
@@ -252,7 +252,7 @@ def test_required_approval_waits_with_everything_decided(allocation: Study, stag
 
 
 def test_always_lets_everything_on_that_has_a_figure(allocation: Study, stage_of: Make) -> None:
-    from podium.components.policies.schema import Always
+    from podium.components.policies.unranked import Always
 
     study = with_stage(allocation, "ranking", promotion=Always())
     verdict = verdict_of(study, stage_of(study, "ranking", RANKING | {"glu4x": [Status.KILLED]}))

@@ -20,7 +20,7 @@ from podium.components.study import layout
 from podium.components.study.cost import run_usd
 from podium.components.study.run import Run
 from podium.components.study.trials import stage_seeds
-from podium.components.verdicts.verdict import Amendment, MoreTrials, StageResults, Verdict
+from podium.components.study.verdict import Amendment, MoreTrials, StageResults, Verdict
 from podium.trainer.trial.errors import InUseError, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import is_live
 from podium.trainer.trial.units import format_usd

@@ -9,7 +9,7 @@ from podium.components.study.design import variants
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
 from podium.components.study.trials import stage_seeds
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef
+from podium.components.study.verdict import StageResults, TrialOutcome, VariantRef
 from podium.trainer.trial.result import Status
 
 Figure = float | Status | None

@@ -15,7 +15,7 @@ from podium.components.policies.refine_region import aliases, composite, grid_co
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
 from podium.components.study.trials import stage_trials, variant_config
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.verdict import StageResults, TrialOutcome, VariantRef, Verdict
 from podium.trainer.trial.result import Status
 
 BASE = """\

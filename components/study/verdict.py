@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from podium.trainer.trial.result import Status
@@ -114,6 +116,54 @@ class ArmSummary(Section):
     p: float | None = None
     """One-sided p of being better than the baseline."""
     why: str = ""
+
+
+def mean_of(values: Collection[float]) -> float:
+    """Arithmetic mean, summed exactly, so that no order of values changes it."""
+    return math.fsum(values) / len(values)
+
+
+def squared_deviations(values: Collection[float]) -> float:
+    """Sum of squared deviations from the mean."""
+    mean = mean_of(values)
+    return math.fsum((value - mean) ** 2 for value in values)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant with its values by seed; only finite ones are values."""
+
+    variant: VariantRef
+    values: dict[int, float]
+    statuses: dict[int, str]
+    why_not: str
+    """Why it can't be ranked; empty if it can."""
+    is_baseline: bool
+
+    @property
+    def name(self) -> str:
+        """The variant's name."""
+        return self.variant.name
+
+    @property
+    def n(self) -> int:
+        """Seeds with a value."""
+        return len(self.values)
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return mean_of(self.values.values())
+
+    @property
+    def squares(self) -> float:
+        """Sum of squared deviations from the mean."""
+        return squared_deviations(self.values.values())
+
+    @property
+    def sd(self) -> float | None:
+        """Sample standard deviation; None for fewer than two seeds."""
+        return math.sqrt(self.squares / (self.n - 1)) if self.n > 1 else None
 
 
 class FallbackTaken(Section):

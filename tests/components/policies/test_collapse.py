@@ -9,7 +9,7 @@ import pytest
 from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import StageResults
+from podium.components.study.verdict import StageResults
 from podium.trainer.trial.result import Status
 
 Make = Callable[..., StageResults]
