@@ -59,11 +59,11 @@ LISTED = (
     "builtin.outcome",
     "builtin.pretrained",
     "builtin.routing",
-    "trial.routing_metrics",
     "builtin.run",
     "builtin.setup",
     "builtin.state",
     "trial.result",
+    "trial.routing_metrics",
     "trial.stopping",
 )
 """Modules whose code can change a trial's result, its curve included."""
@@ -106,6 +106,7 @@ EXEMPT = {
     "trial": "an empty package",
     "trial.errors": "words of refusals",
     "trial.lease": "who may train in a folder, and requests to stop, after which a run resumes bit for bit",
+    "trial.process": "identities of processes on a machine",
     "trial.recorder": "progress lines and the metrics file; the form of its lines is in trial.result",
     "trial.section": "how configs are validated; the values are in the fingerprint",
     "trial.storage": _STORE,
@@ -113,8 +114,8 @@ EXEMPT = {
     "trial.storage.file": _STORE,
     "trial.storage.s3": _STORE,
     "trial.sync": "copies metrics to MLflow",
-    "trial.yaml_text": "reads and writes YAML; the values are in the fingerprint",
     "trial.units": "reads and writes quantities; the values are in the fingerprint",
+    "trial.yaml_text": "reads and writes YAML; the values are in the fingerprint",
 }
 """Every other module of the trainer, with the reason why a change of it leaves finished trials valid."""
 

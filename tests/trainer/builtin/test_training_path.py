@@ -84,6 +84,7 @@ def test_what_a_run_imports_and_is_not_listed_is_exempt_on_purpose() -> None:
         "builtin.data.shard_cache",
         "trial.errors",
         "trial.lease",
+        "trial.process",
         "trial.recorder",
         "trial.section",
         "trial.storage",
