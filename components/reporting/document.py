@@ -434,8 +434,10 @@ class Section:
     blocks: tuple[Block, ...]
 
 
-def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -> list[Section]:
-    """Every section that has something to say, in the order of a report."""
+def sections(
+    data: ReportData, rows: Sequence[Row], figures: Sequence[Figure], further: Sequence[Section] = ()
+) -> list[Section]:
+    """Every section that has something to say, in the order of a report; `further` ones follow the overview."""
     found = [
         Section(
             "registered",
@@ -449,6 +451,7 @@ def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -
             counts_sentence(data),
             (stages_table(data), _named(figures, "funnel"), champion_table(data)),
         ),
+        *further,
         *(_stage(data, stage, rows, figures) for stage in data.stages if stage.trials),
         _evaluation(data, figures),
         Section(

@@ -132,10 +132,13 @@ _THREADS = 16
 """Reads at once: an object store answers each in tens of milliseconds."""
 
 
-def collect(run: Run) -> ReportData:
-    """Read everything that a report says. Takes a run in any state and waits for nothing. Raises StorageError."""
+def collect(run: Run, *, logs: bool = False) -> ReportData:
+    """Read everything that a report says; with `logs` also the last lines of those of the first stage.
+
+    Takes a run in any state and waits for nothing. Raises StorageError.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        stages = tuple(_stage(run, name, pool) for name in run.stages)
+        stages = tuple(_stage(run, name, pool, logs=logs and name == run.stages[0]) for name in run.stages)
     entries = tuple(run.ledger.entries())
     spent = sum(t.result.cost_usd or 0.0 for stage in stages for t in stage.trials if t.result and not t.reused_from)
     spent += sum(float(entry.data.get("cost_usd") or 0.0) for entry in entries if entry.kind in ("gate", "evaluation"))
@@ -158,7 +161,7 @@ def collect(run: Run) -> ReportData:
     )
 
 
-def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
+def _stage(run: Run, name: str, pool: ThreadPoolExecutor, *, logs: bool) -> StageData:
     trials, reused = run.trials(name), run.reused
     results = list(pool.map(lambda trial: run.result(trial.key), trials))
     found = [
@@ -175,12 +178,11 @@ def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
     verdict = run.verdict(name)
     drawn = _drawn(run, found, verdict)
     curves = dict(zip(drawn, pool.map(lambda index: _curve(run, trials[index]), drawn), strict=True))
-    with_logs = run.study.layout == "param-allocation" and name == run.stages[0]
-    logs = list(pool.map(lambda trial: log_tail(run, trial), trials)) if with_logs else [""] * len(trials)
+    tails = list(pool.map(lambda trial: log_tail(run, trial), trials)) if logs else [""] * len(trials)
     mixtures = [index for index in drawn if trials[index].config.mode == "moe"]
     routing = dict(zip(mixtures, pool.map(lambda index: _routing(run, trials[index]), mixtures), strict=True))
     whole = [
-        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=logs[i])
+        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=tails[i])
         for i, trial in enumerate(found)
     ]
     refs = run.stage_variants(name)

@@ -6,9 +6,12 @@ in a profile, `null` for an entry of the first three removes it.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import pkgutil
+from importlib.util import find_spec
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticKnownError
 
 from podium.components.policies.schema import BeatsBaseline, Promotion
 from podium.trainer.builtin.data.corpus import CorpusConfig
@@ -249,13 +252,37 @@ class StudyBudget(Section):
     usd: Usd | None = Field(default=None, gt=0)
 
 
+GENERIC = "generic"
+"""The layout of a report to which no study-specific parts are added."""
+
+
+def layouts() -> list[str]:
+    """Layouts of a report: `generic`, and one per file of the package `podium.components.reporting.studies`.
+
+    The files are listed, not imported: they draw figures, and loading a study must not wait for matplotlib.
+    """
+    package = find_spec("podium.components.reporting.studies")
+    places = package.submodule_search_locations if package else None
+    return [GENERIC, *sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(places or []))]
+
+
+def _known_layout(name: str) -> str:
+    known = layouts()
+    if name not in known:
+        quoted = [repr(each) for each in known]
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(quoted[:-1])} or {quoted[-1]}"})
+    return name
+
+
 class Study(Section):
     """One experiment, resolved: a profile is applied and nothing is left open."""
 
     name: str = Field(pattern=NAME, max_length=40)
     title: str = ""
     question: str
-    layout: Literal["generic", "param-allocation", "speedrun", "time-to-target", "moe-emergence"] = "generic"
+    layout: Annotated[str, AfterValidator(_known_layout)] = Field(
+        default=GENERIC, json_schema_extra=lambda schema: schema.update(enum=[*layouts()])
+    )
     """Which study-specific tables and exports the report adds."""
     profile: str = "full"
     base_seed: int = Field(default=42, ge=0)

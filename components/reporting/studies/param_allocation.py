@@ -5,16 +5,36 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from podium.components.reporting import table
 from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
+from podium.components.reporting.studies import StudyReport, evaluation_files
 from podium.components.reporting.tables import arms_of
 from podium.components.study.design import Experiment
+from podium.components.study.run import Run
 
 PREFIX = "phase1_"
+
+
+class ParamAllocation(StudyReport):
+    """The files of the first phase; the export has them under the names of the hand-run study."""
+
+    of_any_study = False
+    reads_logs = True
+
+    def files(self) -> dict[str, str]:
+        """See `phase1_files`."""
+        return phase1_files(self.data)
+
+    def exported(self, run: Run, report: Callable[[], Mapping[str, str]]) -> dict[str, bytes]:
+        """The report with results.csv as analysis.csv and its figures in plots/, and the finalists' evaluations."""
+        names = {"results.csv": "analysis.csv"}
+        files = {names.get(name, name.replace("figures/", "plots/")): text for name, text in report().items()}
+        return {name: text.encode() for name, text in files.items()} | evaluation_files(run)
 
 
 def phase1_files(data: ReportData) -> dict[str, str]:
