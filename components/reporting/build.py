@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from podium.components.reporting.document import headline, sections
-from podium.components.reporting.from_csv import report_figures
+from podium.components.reporting.figures.data import plot_data
+from podium.components.reporting.figures.gallery import all_figures
 from podium.components.reporting.model import ReportData, collect
 from podium.components.reporting.page import page, summary
 from podium.components.reporting.results_csv import (
@@ -45,7 +46,7 @@ def render(data: ReportData) -> Report:
     study = study_report(data.study.layout)(data)
     cells = study.cells()
     rows = [row | cells.get(row["trial"], {}) for row in result_rows(data)]
-    figures = study.figures(report_figures(data, rows))
+    figures = study.figures(all_figures(plot_data(data)))
     head, parts = study.headline(headline(data)), sections(data, rows, figures, study.sections())
     files = {f"figures/{figure.name}.svg": figure.svg for figure in figures}
     files["results.csv"] = results_csv(data, rows)

@@ -1,7 +1,9 @@
-"""What a report is made from: one plain picture of a run. Tables, figures and pages are pure functions of it."""
+"""What a report is made from: a run as plain data, read from its store."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +16,7 @@ from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
 from podium.components.study.trials import Trial
+from podium.components.verdicts.arms import Arm
 from podium.components.verdicts.verdict import VariantRef, Verdict
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.builtin.routing_metrics import Routing, routing_of
@@ -22,6 +25,8 @@ from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
 
 PENDING = "pending"
 """Status of a trial that has no result yet."""
+FINISHED = frozenset({"completed", "target_reached", "missed_target"})
+"""Statuses whose final value counts; a killed trial's is shown apart."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,33 @@ class TrialData:
         """The result's status, or `pending`."""
         return self.result.status.value if self.result else PENDING
 
+    def value(self, metric: str) -> float | None:
+        """The final value of a metric, where the trial finished and it is finite."""
+        value = getattr(self.result, metric, None) if self.status in FINISHED else None
+        return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def arms_of(trials: Iterable[TrialData], metric: str, baseline: str = "") -> dict[str, Arm]:
+    """Variant → its arm in one stage, in the trials' order; of two trials with one seed the later one counts."""
+    groups: dict[str, list[TrialData]] = {}
+    for trial in trials:
+        groups.setdefault(trial.variant.name, []).append(trial)
+    return {
+        name: Arm(
+            own[0].variant,
+            values={trial.key.seed: value for trial in own if (value := trial.value(metric)) is not None},
+            statuses={trial.key.seed: trial.status for trial in own},
+            why_not="",
+            is_baseline=name == baseline,
+        )
+        for name, own in groups.items()
+    }
+
+
+def means_of(trials: Iterable[TrialData], metric: str) -> dict[str, float | None]:
+    """Variant → the mean over its finished seeds; None where none has the metric."""
+    return {name: arm.mean if arm.n else None for name, arm in arms_of(trials, metric).items()}
+
 
 @dataclass(frozen=True)
 class StageData:
@@ -60,6 +92,10 @@ class StageData:
     trials: tuple[TrialData, ...] = ()
     verdict: Verdict | None = None
 
+    def trials_of(self, variant: str) -> list[TrialData]:
+        """The variant's trials in this stage."""
+        return [trial for trial in self.trials if trial.variant.name == variant]
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -68,6 +104,22 @@ class EvaluationData:
     variant: str
     metrics: dict[str, Any]
     """metrics.json: null where a field could not be measured, with the reason under `unmeasured`."""
+
+
+Score = tuple[float, float | None, float | None]
+"""Accuracy, its standard error and the share of the most common label, between 0 and 1."""
+
+
+def smallbench_scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
+    """Task → its score, of the tasks that were measured."""
+    scores = {}
+    for field, value in metrics.items():
+        if field.startswith("smallbench_") and field.endswith("_accuracy") and value is not None:
+            task = field.removeprefix("smallbench_").removesuffix("_accuracy")
+            stem = f"smallbench_{task}"
+            scores[task] = (float(value), metrics.get(f"{stem}_stderr"), metrics.get(f"{stem}_majority"))
+    scores.pop("mean", None)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -121,8 +173,23 @@ class ReportData:
         """All trials of all stages."""
         return tuple(trial for stage in self.stages for trial in stage.trials)
 
+    @property
+    def evaluated_trials(self) -> dict[str, TrialData]:
+        """Variant → the trial whose model the evaluation took: the one that its checkpoint lies in, else the first with
+        a model of the last stage that the variant was in."""
+        chosen: dict[str, TrialData] = {}
+        for evaluation in self.evaluations:
+            checkpoint = str(evaluation.metrics.get("checkpoint") or "")
+            named = [trial for trial in self.trials if f"/{trial.key.folder}/" in checkpoint]
+            for stage in self.stages if not named else ():
+                own = stage.trials_of(evaluation.variant)
+                named = [trial for trial in own if trial.result and trial.result.final_model][:1] or named
+            if named:
+                chosen[evaluation.variant] = named[0]
+        return chosen
 
-# From a run in its store to the plain picture that a report is made from.
+
+# Reading a run from its store.
 
 MAX_CURVES = 300
 """Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""

@@ -8,10 +8,21 @@ from functools import cache
 from html import escape
 from importlib.resources import files
 
-from podium.components.reporting.document import Block, Bullets, Code, Gallery, Headline, Section
-from podium.components.reporting.figures.style import Figure, themed
+from podium.components.reporting.figures.style import themed
 from podium.components.reporting.model import ReportData
-from podium.components.reporting.table import MISSING, Column, Line, Table
+from podium.components.reporting.table import (
+    MISSING,
+    Block,
+    Bullets,
+    Code,
+    Column,
+    Figure,
+    Gallery,
+    Headline,
+    Line,
+    Section,
+    Table,
+)
 
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 """Even a mistake of ours could load nothing."""

@@ -7,9 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import ClassVar
 
-from podium.components.reporting.document import Headline, Section
-from podium.components.reporting.figures.style import Figure
 from podium.components.reporting.model import ReportData
+from podium.components.reporting.table import Figure, Headline, Section
 from podium.components.study.run import Run
 from podium.components.study.schema import GENERIC, layouts
 from podium.components.verdicts.verdict import to_markdown

@@ -10,11 +10,22 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure as Canvas
 
 from podium.components.reporting import table
-from podium.components.reporting.document import Block, Bullets, Gallery, Headline, Section
-from podium.components.reporting.figures.style import BLUE, FAINT, RED, SERIES, Figure, draw, plane
+from podium.components.reporting.figures.style import BLUE, FAINT, RED, SERIES, draw, plane
 from podium.components.reporting.model import ReportData, TrialData
 from podium.components.reporting.studies import StudyReport
-from podium.components.reporting.table import Column, Line, Table, number, text
+from podium.components.reporting.table import (
+    Block,
+    Bullets,
+    Column,
+    Figure,
+    Gallery,
+    Headline,
+    Line,
+    Section,
+    Table,
+    number,
+    text,
+)
 from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status

@@ -9,11 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from podium.components.reporting import table
-from podium.components.reporting.figures.data import FINISHED
-from podium.components.reporting.model import ReportData, StageData, TrialData
+from podium.components.reporting.model import FINISHED, ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
 from podium.components.reporting.studies import StudyReport, evaluation_files
-from podium.components.reporting.tables import arms_of
 from podium.components.study.design import Experiment
 from podium.components.study.run import Run
 
@@ -125,7 +123,7 @@ def _end(experiment: Experiment, stage: StageData) -> dict[str, Any]:
 
 def _trial(stage: StageData, variant: str) -> TrialData | None:
     """The variant's trial: its first finished seed, else its first."""
-    trials = arms_of(stage).get(variant, [])
+    trials = stage.trials_of(variant)
     return next((trial for trial in trials if trial.status in FINISHED), trials[0] if trials else None)
 
 

@@ -19,10 +19,8 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from podium.components.reporting.figures.data import FINISHED
-from podium.components.reporting.model import ReportData, StageData, TrialData
+from podium.components.reporting.model import FINISHED, ReportData, StageData, TrialData
 from podium.components.reporting.studies import StudyReport
-from podium.components.reporting.tables import arms_of
 from podium.components.study import layout
 from podium.components.study.registration import SourceState, read_source
 from podium.components.study.run import Run
@@ -58,8 +56,8 @@ def speedrun_files(run: Run, data: ReportData) -> dict[str, str]:
     diff = _text(run, layout.SOURCE_DIFF)
     files: dict[str, str] = {}
     for stage in data.stages:
-        for variant, trials in arms_of(stage).items():
-            ended = [trial for trial in trials if trial.result is not None]
+        for variant in dict.fromkeys(trial.variant.name for trial in stage.trials):
+            ended = [trial for trial in stage.trials_of(variant) if trial.result is not None]
             if not ended:
                 continue
             name = f"{data.study.name}-{stage.name}-{variant}"

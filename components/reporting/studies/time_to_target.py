@@ -12,7 +12,6 @@ from typing import Any
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Canvas
 
-from podium.components.reporting.document import Bullets, Code, Gallery, Section
 from podium.components.reporting.effects import (
     Contrast,
     Estimate,
@@ -26,9 +25,10 @@ from podium.components.reporting.effects import (
     target_of,
     timed_runs,
 )
-from podium.components.reporting.figures.style import FAINT, FONT, INK, MUTED, SERIES, Figure, draw, plane, short
+from podium.components.reporting.figures.style import FAINT, FONT, INK, MUTED, SERIES, draw, plane, short
 from podium.components.reporting.model import ReportData, TrialData
 from podium.components.reporting.studies import StudyReport
+from podium.components.reporting.table import Bullets, Code, Figure, Gallery, Section
 from podium.components.study.fields import with_overrides
 from podium.components.study.layout import data_key
 from podium.components.study.load import dump_yaml

@@ -3,9 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
-from podium.components.reporting.document import Bullets, Headline, Section
-from podium.components.reporting.figures.style import Figure
 from podium.components.reporting.studies import StudyReport
+from podium.components.reporting.table import Bullets, Figure, Headline, Section
 from podium.components.study.run import Run
 
 
