@@ -174,7 +174,7 @@ def _filled(section: Section) -> Section:
     return replace(section, blocks=tuple(block for block in section.blocks if isinstance(block, Code) or block))
 
 
-# The verdict in a sentence or two, worded so that a reader who stops there knows what was found and how surely.
+# The headline: the verdict in a sentence, and the numbers it rests on.
 
 UNITS = {
     "final_val_loss": ("validation loss", "nats per token"),

@@ -70,18 +70,10 @@ def ledger_table(data: ReportData) -> Table:
     told = list(data.ledger)
     if len(routine) > FOLD_FROM:
         told = [entry for entry in data.ledger if entry.kind not in ROUTINE]
-    lines = [
-        Line(
-            (
-                str(entry.n),
-                _moment(entry.time),
-                entry.kind.replace("_", " "),
-                entry.key,
-                _entry_words(entry.kind, entry.data),
-            )
-        )
-        for entry in told[:MAX_LEDGER]
-    ]
+    lines = []
+    for entry in told[:MAX_LEDGER]:
+        kind = entry.kind.replace("_", " ")
+        lines.append(Line((str(entry.n), _moment(entry.time), kind, entry.key, _entry_words(entry.kind, entry.data))))
     left = len(data.ledger) - len(lines)
     note = f"{left} more entries (ended and restarted trials and the like) lie in the run's ledger." if left else ""
     columns = (number("n"), text("time, UTC"), text("kind"), text("of"), prose("what"))
@@ -127,7 +119,7 @@ def _moment(time: float | None) -> str:
     return "" if time is None else datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-# The tables around the results: what was registered beforehand, what it cost, on what data and machine it ran.
+# Registration, cost, data and versions.
 
 
 def registration_table(data: ReportData) -> Table:
@@ -165,19 +157,11 @@ def variants_table(data: ReportData) -> Table:
     declared = data.study.variants
     if not any(variant.description or variant.details for variant in declared.values()):
         return Table("variants", "", (), ())
-    lines = [
-        Line(
-            (
-                name,
-                variant.modification,
-                variant.description,
-                variant.details,
-                ", ".join(f"{field} = {value}" for field, value in variant.overrides.items()),
-            ),
-            "baseline" if name == data.baseline else "",
-        )
-        for name, variant in declared.items()
-    ]
+    lines = []
+    for name, variant in declared.items():
+        changes = ", ".join(f"{field} = {value}" for field, value in variant.overrides.items())
+        cells = (name, variant.modification, variant.description, variant.details, changes)
+        lines.append(Line(cells, "baseline" if name == data.baseline else ""))
     columns = (text("variant"), text("modification"), prose("description"), prose("details"), prose("changes"))
     return Table("variants", "Variants", columns, tuple(lines))
 
@@ -224,20 +208,8 @@ def money_table(data: ReportData) -> Table:
         if known:
             lines.append(Line((what, "", str(len(known)), "", table.usd(sum(known)), "", "")))
     plan = data.plan or {}
-    lines.append(
-        Line(
-            (
-                "all",
-                table.plain(plan.get("trials")),
-                "",
-                table.usd(_float(plan.get("usd"))),
-                table.usd(data.spent_usd),
-                "",
-                "",
-            ),
-            "total",
-        )
-    )
+    usd = table.usd(_float(plan.get("usd")))
+    lines.append(Line(("all", table.plain(plan.get("trials")), "", usd, table.usd(data.spent_usd), "", ""), "total"))
     columns = (
         text("stage"), number("planned trials"), number("run"), number("planned"), number("spent"),
         number("device-hours"), number("lost attempts"),

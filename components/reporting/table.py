@@ -136,8 +136,7 @@ class Headline:
     """(what, figure) beside it."""
 
 
-# Numbers as the report writes them. results.csv and the page call the same functions, so a figure that a reader sees
-# on the page is found in the CSV letter by letter.
+# Number formats. results.csv and the page call the same functions: a number on the page is found in the CSV as it is.
 
 MISSING = "—"
 """What the page shows where nothing was measured. The CSV leaves the cell empty."""

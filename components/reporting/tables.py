@@ -230,7 +230,7 @@ def _status(trials: list[TrialData]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if status != "completed")
 
 
-# The finalists' evaluations, a column per variant. What was not measured says so, and why.
+# The finalists' evaluations, a column per variant.
 
 MAX_VARIANTS = 8
 UNMEASURED = "unmeasured"

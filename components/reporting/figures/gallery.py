@@ -33,7 +33,7 @@ from podium.components.reporting.model import FINISHED, Score
 from podium.components.reporting.table import Figure, bits_per_byte, perplexity, usd
 from podium.components.verdicts.arms import Arm
 
-# The stages as a funnel: how many variants came in and how many went on.
+# Funnel: variants in and promoted, per stage.
 
 ROW = 56.0
 
@@ -65,7 +65,7 @@ def funnel_figure(data: PlotData) -> Figure | None:
     return Figure("funnel", "Stage funnel", "Grey: variants that took part. Blue: variants that went on.", svg)
 
 
-# Where the money went: spending as it accumulated, beside the plan and the limit.
+# Spending, with the plan and the limit.
 
 MAX_STEPS = 200
 
@@ -106,7 +106,7 @@ def money_figure(data: PlotData) -> Figure | None:
     return Figure("money", "Spending", caption, draw(230, paint, describe="Money spent, accumulated"))
 
 
-# Compute against quality: the frontier, with everything that another arm dominates in grey.
+# Pareto frontier of compute and quality.
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ def _superscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-# Did the cheap stage tell the truth? Ranks of the same arms in two stages, with Spearman's correlation.
+# Ranks of the same arms in two stages, with Spearman's correlation.
 
 MIN_ARMS = 3
 
@@ -225,7 +225,7 @@ def ranks_figure(earlier: PlotStage, later: PlotStage) -> Figure | None:
     return Figure(f"ranks-{earlier.name}-{later.name}", title, caption, svg, later.name)
 
 
-# SmallBench by task: accuracy of every evaluated variant with its standard error.
+# SmallBench accuracy by task.
 
 MAX_VARIANTS = 8
 TASK_ROW = 22.0
@@ -272,7 +272,7 @@ def smallbench_figure(data: PlotData) -> Figure | None:
     return Figure("smallbench", "SmallBench by task", caption, svg)
 
 
-# Quality against the values of one axis, the other axes at the baseline's.
+# Quality along one axis, the others at the baseline's values.
 
 MAX_TICKS = 6
 MAX_DOTS = 400

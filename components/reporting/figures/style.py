@@ -165,7 +165,7 @@ def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-# Direct labels on points: as many as fit without touching a point, a border or each other, the important first.
+# Labels on points: as many as fit without touching a point, a border or each other.
 
 CHARACTER = 7.7
 """Units of a character of DejaVu Sans at 13 units, on the wide side."""

@@ -30,8 +30,6 @@ from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status
 
-# The runs of an emergence study as the report compares them.
-
 
 @dataclass(frozen=True)
 class MixtureRun:
@@ -100,7 +98,7 @@ def mixture_runs(data: ReportData) -> list[MixtureRun]:
     return found
 
 
-# The study's question answered from its runs, in sentences that state their numbers and what they leave open.
+# The study's question, answered in sentences.
 
 SPECIALISED = 0.1
 """Of 1: from here on an expert says more of a token's domain than a glance at a heat map could miss."""
@@ -173,7 +171,7 @@ def _losses(runs: list[MixtureRun]) -> str:
     return f"Last validation losses, after different numbers of steps: {', '.join(parts)}." if len(parts) > 1 else ""
 
 
-# Routing over time: a heat map of specialisation for every layer, and all runs side by side.
+# Figures of routing over time.
 
 COLUMNS = 40
 """Times shown at most; of more records the ones nearest to evenly spaced steps."""

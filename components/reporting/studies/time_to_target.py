@@ -39,12 +39,10 @@ from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.storage import join_uri
 from podium.trainer.trial.units import format_count
 
-# The study's four questions, answered from its data with what they leave open.
-#
-# Does Polar Express's quality pay for its speed? Do variance reduction and cautious decay together win by the clock, or
-# only by steps? Which learning rate is fastest? How lazy can the projection be? A question of which the study varies
-# nothing is left out. The figures are those of `contrasts.py`; a difference counts as shown where its 95 % interval
-# leaves out none.
+# The study's four questions: does Polar Express's quality pay for its speed? Do variance reduction and cautious decay
+# together win by the clock, or only by steps? Which learning rate is fastest? How lazy can the projection be? A
+# question whose parameters the study does not vary is left out. A difference counts as shown where its 95 % interval
+# excludes no difference.
 
 ORTHOGONALIZATION = "optimizer.orthogonalization"
 VARIANCE, CAUTIOUS = "optimizer.variance_reduction", "optimizer.cautious_weight_decay"
@@ -186,7 +184,7 @@ def _pairs(count: int) -> str:
     return f"{count} matched pair{'s' if count != 1 else ''}"
 
 
-# The winner's configuration for the training at full scale, as a file that the trainer runs as it is.
+# The winner's configuration for the training at full scale.
 
 FILE = "production.yaml"
 
@@ -219,7 +217,7 @@ def production_yaml(data: ReportData) -> str | None:
     return "".join(f"# {line}\n" for line in head) + dump_yaml(spec)
 
 
-# Plots of a study of times: how many trials have arrived by when, and which values the fastest ones have.
+# Figures: when trials arrive, and which values the fastest have.
 
 MOST_LINES = 200
 
