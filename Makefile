@@ -36,7 +36,7 @@ test: lint ## Lint, types, layers and every quick test (under 10 minutes on 2 co
 	$(PYTEST) -n $(CORES) --dist worksteal -m "not slow and not cluster"
 
 smoke: setup ## Every study's smoke profile, and runs killed at random instants (about 30 minutes on 2 cores)
-	$(PYTEST) -m "slow and not cluster" -n $(CORES) --dist worksteal
+	$(PYTEST) -m "slow and not cluster" -n $(CORES) --maxschedchunk 1 $(TESTS)
 
 test-cluster: setup ## Every test on a Kubernetes cluster, which is started if none runs (root, Debian 12)
 	$(VENV)/bin/python tests/cluster/setup/session.py $(TESTS)

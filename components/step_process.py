@@ -18,12 +18,11 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
 
 from podium.components.study.layout import StepFailure, clear_failure, note_failure
-from podium.trainer.trial.errors import PodiumError, UserError
+from podium.trainer.trial.errors import ExitCode, PodiumError, UserError
 from podium.trainer.trial.storage import open_storage
 
 PIPELINE_PID = "PODIUM_PIPELINE_PID"
@@ -33,11 +32,6 @@ FAILURE_FILE = "PODIUM_FAILURE_FILE"
 
 PRIORITY_CLASS = "PODIUM_PRIORITY_CLASS"
 """Environment: PriorityClass of the Jobs that a step starts, over the installation's."""
-
-USER_ERROR = 2
-"""Exit code of a step that refuses its input; as for the command line."""
-
-Kind = Literal["user", "failed", "crash"]
 
 
 @contextmanager
@@ -52,20 +46,22 @@ def step_process(
     pid = os.environ.get(PIPELINE_PID)
     if pid:
         end_with(int(pid))
-    told = _Told(name, "" if pid else store, run, kubeflow_run)
-    told.forget()
+    reporter = FailureReporter("" if pid else store, run, kubeflow_run)
+    reporter.forget()
     if priority:
         os.environ[PRIORITY_CLASS] = priority
     try:
         yield
     except UserError as error:
-        told.report("user", error.message)
-        raise SystemExit(USER_ERROR) from None
+        reporter.report(StepFailure(name, "user", error.message))
+        raise SystemExit(ExitCode.USER_ERROR) from None
     except PodiumError as error:
-        told.report("failed", str(error))
-        raise SystemExit(1) from None
+        reporter.report(StepFailure(name, "failed", str(error)))
+        raise SystemExit(ExitCode.CRASH) from None
     except Exception as error:
-        told.report("crash", "".join(traceback.format_exception_only(error)).strip(), shown=False)
+        message = "".join(traceback.format_exception_only(error)).strip()
+        # Python prints the traceback itself
+        reporter.report(StepFailure(name, "crash", message), shown=False)
         raise
 
 
@@ -103,10 +99,9 @@ def _wait_by_polling(pid: int) -> None:
 
 
 @dataclass(frozen=True)
-class _Told:
-    """Where a step's failure is told: its log, the local pipeline's file, the store."""
+class FailureReporter:
+    """Writes a step's failure to its log, to the local pipeline's file and to the store."""
 
-    step: str
     store: str
     run: str
     kubeflow_run: str
@@ -118,19 +113,13 @@ class _Told:
             with suppress(PodiumError):
                 clear_failure(open_storage(self.store), run_id=self.run, kubeflow_run=self.kubeflow_run)
 
-    def report(self, kind: Kind, message: str, *, shown: bool = True) -> None:
-        """Tell why the step failed; `shown` says whether the log needs it too."""
+    def report(self, failure: StepFailure, *, shown: bool = True) -> None:
+        """Write down why the step failed; `shown` says whether the log needs it too."""
         if shown:
-            print(f"{self.step}: {message}", file=sys.stderr, flush=True)
+            print(f"{failure.step}: {failure.message}", file=sys.stderr, flush=True)
         path = os.environ.get(FAILURE_FILE)
         if path:
-            failure = {"step": self.step, "kind": kind, "message": message}
-            Path(path).write_text(json.dumps(failure), encoding="utf-8")
+            Path(path).write_text(json.dumps(asdict(failure)), encoding="utf-8")
         if self.store:
             with suppress(PodiumError):
-                note_failure(
-                    open_storage(self.store),
-                    StepFailure(self.step, kind, message),
-                    run_id=self.run,
-                    kubeflow_run=self.kubeflow_run,
-                )
+                note_failure(open_storage(self.store), failure, run_id=self.run, kubeflow_run=self.kubeflow_run)

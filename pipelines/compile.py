@@ -186,6 +186,7 @@ def graph_stages(pipeline: str) -> list[str]:
         return list(load_study(pipeline).stages)
     try:
         text = Path(pipeline).read_text(encoding="utf-8")
+        # the package is KFP's, of several documents: read as KFP reads it, not as a study
         documents = [each for each in yaml.safe_load_all(text) if isinstance(each, dict)]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(

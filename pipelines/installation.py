@@ -19,10 +19,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from podium.components.launch.job_manifest import GpuClass
-from podium.components.study.load import parse_yaml
 from podium.components.study.schema import Study
 from podium.trainer.trial.errors import ConfigError, Problem, UserError
 from podium.trainer.trial.section import Section
+from podium.trainer.trial.yaml_text import parse_yaml
 
 INSTALLATION = "PODIUM_INSTALLATION"
 """Environment: the installation's file, where none is given."""

@@ -17,45 +17,25 @@ import time
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podium.components.prepare_data.gpus import study_gpus
-from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, Kind, end_with
+from podium.components.step_process import FAILURE_FILE, PIPELINE_PID, end_with
 from podium.components.study.design import Selection
+from podium.components.study.layout import PIPELINE_LOG, StepFailure
 from podium.components.study.load import dump_study
 from podium.pipelines.compile import study_input
 from podium.trainer.trial.errors import PodiumError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
+from podium.trainer.trial.storage import TAIL_LINES, read_end
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
 
-LOG = "logs/pipeline.log"
-TAIL_LINES = 20
-
 
 class PipelineError(PodiumError):
     """A step of a local pipeline failed, and not by its user's mistake. The message names the step and its log."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a pipeline failed."""
-
-    step: str | None
-    """None where a step was killed and could say nothing."""
-    kind: Kind
-    message: str
-    log: str
-    """Where the whole log is."""
-
-    def error(self) -> PodiumError:
-        """The error to raise: a UserError for what the user can mend."""
-        if self.kind == "user":
-            return UserError(self.message)
-        return PipelineError(f"{self.step or 'a step'} failed: {self.message}\n(log: {self.log})")
 
 
 class LocalPipeline:
@@ -68,7 +48,7 @@ class LocalPipeline:
         self.log = log
         self._work = work
         self._run = run
-        self._failure: Failure | None = None
+        self._failure: StepFailure | None = None
         self._closed = False
 
     def poll(self) -> int | None:
@@ -86,10 +66,20 @@ class LocalPipeline:
         return code
 
     @property
-    def failure(self) -> Failure | None:
+    def failure(self) -> StepFailure | None:
         """Why it failed; None while it runs and when it succeeded."""
         self.poll()
         return self._failure
+
+    def error(self) -> PodiumError | None:
+        """Why it failed, as the error to raise: a UserError for what the user can fix; None where it did not fail."""
+        failure = self.failure
+        if failure is None:
+            return None
+        if failure.kind == "user":
+            return UserError(failure.message)
+        log = f"{self._run.storage.uri}/{PIPELINE_LOG}"
+        return PipelineError(f"{failure.step or 'a step'} failed: {failure.message}\n(log: {log})")
 
     def stop(self, grace_seconds: float = 30.0) -> None:
         """Ask the step that runs to save its trials and end; kill what still runs after the grace."""
@@ -115,19 +105,16 @@ class LocalPipeline:
         self._closed = True
         if code != 0:
             self._failure = self._read_failure(Path(self._work.name) / "failure.json", code)
-        if self._run.storage.local_path(LOG) is None:
-            self._run.storage.upload(self.log, LOG)
+        if self._run.storage.local_path(PIPELINE_LOG) is None:
+            self._run.storage.upload(self.log, PIPELINE_LOG)
         self._work.cleanup()
 
-    def _read_failure(self, path: Path, code: int) -> Failure:
-        where = f"{self._run.storage.uri}/{LOG}"
+    def _read_failure(self, path: Path, code: int) -> StepFailure:
         if path.exists():
-            told = json.loads(path.read_text(encoding="utf-8"))
-            return Failure(told["step"], told["kind"], told["message"], where)
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.exists() else []
-        tail = "\n".join(line for line in lines if line.strip())
-        last = "\n".join(tail.splitlines()[-TAIL_LINES:])
-        return Failure(None, "crash", f"the pipeline ended with code {code}; its last lines:\n{last}", where)
+            return StepFailure(**json.loads(path.read_text(encoding="utf-8")))
+        lines = read_end(self.log).decode(errors="replace").splitlines() if self.log.exists() else []
+        last = "\n".join([line for line in lines if line.strip()][-TAIL_LINES:])
+        return StepFailure(None, "crash", f"the pipeline ended with code {code}; its last lines:\n{last}")
 
 
 def start_local(
@@ -156,7 +143,7 @@ def start_local(
         },
     }
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    log = run.storage.local_path(LOG) or folder / "pipeline.log"
+    log = run.storage.local_path(PIPELINE_LOG) or folder / "pipeline.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = {**os.environ, **(env or {}), FAILURE_FILE: str(folder / "failure.json"), "PYTHONUNBUFFERED": "1"}
     if token is not None:
@@ -186,9 +173,9 @@ def run_local(run: Run, *, selection: Selection | None = None, env: Mapping[str,
         start_local(run, selection=selection, env=env, token=lease.token) as pipeline,
     ):
         pipeline.wait()
-        failure = pipeline.failure
-    if failure is not None:
-        raise failure.error()
+        error = pipeline.error()
+    if error is not None:
+        raise error
 
 
 def main(request_file: str) -> None:

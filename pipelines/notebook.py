@@ -22,7 +22,7 @@ from podium.components.study.schema import Study
 if TYPE_CHECKING:
     from podium.pipelines.compile import Options
     from podium.pipelines.submit import Submitted, Uploaded
-    from podium.pipelines.wait import Finished
+    from podium.pipelines.wait import RunOutcome
 
 Source = Study | str
 """A study, or what `Study.load` takes: a shipped study's name, a path, or YAML text."""
@@ -134,7 +134,7 @@ def upload(
         )
 
 
-def wait(submitted: Submitted, *, retries: int = 3) -> Finished:
+def wait(submitted: Submitted, *, retries: int = 3) -> RunOutcome:
     """Follow a submitted run to its end and say how it ended, with a line for each thing that happens.
 
     A failure of infrastructure (a lost pod or node) is retried at most `retries` times; a study that stops at a verdict

@@ -1,7 +1,7 @@
 """Following a run on Kubeflow to its end, and starting it again where infrastructure, and nothing else, ended it.
 
 A step that refuses a user's input or fails by a foreseen error leaves its words in the store
-(`components.study.kubeflow`); one that was killed, evicted or lost with its machine leaves none. A verdict that stops a
+(`components.study.layout`); one that was killed, evicted or lost with its machine leaves none. A verdict that stops a
 study is no failure at all. So what is retried is a step that said nothing, or that could not reach its store; Kubeflow
 then runs the failed step again, and the step finds what is finished and redoes none of it.
 
@@ -19,7 +19,7 @@ from podium.components.study import layout
 from podium.components.study.layout import StepFailure, failure_of, run_of
 from podium.components.study.run import exit_code
 from podium.pipelines.kubeflow.api import Kubeflow, KubeflowError, KubeflowRun, UnreachableError
-from podium.trainer.trial.errors import PodiumError
+from podium.trainer.trial.errors import ExitCode, PodiumError
 from podium.trainer.trial.storage import Storage, open_storage
 
 if TYPE_CHECKING:
@@ -30,13 +30,12 @@ OUTAGE_SECONDS = 600.0
 """How long Kubeflow may be away before waiting ends; the run itself goes on without anybody waiting."""
 RETRY_START_SECONDS = 120.0
 """How long Kubeflow may take to take a retry up."""
-USER_ERROR, INCOMPLETE, INTERRUPTED = 2, 5, 130
 
 Look = Callable[[KubeflowRun, "Run | None"], None]
 
 
 @dataclass(frozen=True)
-class Finished:
+class RunOutcome:
     """How a run on Kubeflow ended."""
 
     run_id: str | None
@@ -46,8 +45,8 @@ class Finished:
     reason: str
     """Why, in a sentence; empty where the run's verdicts say it."""
     retries: int
-    exit_code: int
-    """As of `podium run`: 0, 2, 3, 4, 5 or 130."""
+    exit_code: ExitCode
+    """As of `podium run`."""
 
 
 def wait(
@@ -59,32 +58,32 @@ def wait(
     look: Look | None = None,
     event: Callable[[str], None] = lambda line: None,
     poll_seconds: float | None = None,
-) -> Finished:
+) -> RunOutcome:
     """Follow a run to its end, retrying it at most `retries` times after a failure of infrastructure.
 
     `look` is called with what is found at every look, `event` with each thing that happens. Raises UserError where
     Kubeflow no longer lets us ask (an expired token) or is away for ten minutes; the run goes on all the same.
     """
-    place = _Place(store, kubeflow_run)
+    run_store = RunStore(store, kubeflow_run)
     poll_seconds = POLL_SECONDS if poll_seconds is None else poll_seconds
     done = 0
     while True:
         found = _ask(kubeflow, kubeflow_run, event, poll_seconds)
         if look is not None:
-            look(found, place.run())
+            look(found, run_store.run())
         if not found.has_ended:
             time.sleep(poll_seconds)
             continue
-        failure = place.failure() if found.state == "FAILED" else None
-        if not _is_infrastructure(found, failure, place) or done >= retries:
-            return _finished(found, failure, place, done)
+        failure = run_store.failure() if found.state == "FAILED" else None
+        if not _is_infrastructure(found, failure, run_store) or done >= retries:
+            return _finished(found, failure, run_store, done)
         done += 1
         event(f"{_lost(found, failure)}; retry {done} of {retries}: what is finished is not run again")
         kubeflow.retry(kubeflow_run)
         _await_retry(kubeflow, found, event, poll_seconds)
 
 
-class _Place:
+class RunStore:
     """The run's store, as far as it can be read from here."""
 
     def __init__(self, store: str, kubeflow_run: str) -> None:
@@ -147,8 +146,8 @@ def _ask(kubeflow: Kubeflow, run_id: str, event: Callable[[str], None], poll_sec
         return found
 
 
-def _is_infrastructure(found: KubeflowRun, failure: StepFailure | None, place: _Place) -> bool:
-    if found.state != "FAILED" or found.was_cancelled or place.is_cancelled():
+def _is_infrastructure(found: KubeflowRun, failure: StepFailure | None, run_store: RunStore) -> bool:
+    if found.state != "FAILED" or found.was_cancelled or run_store.is_cancelled():
         return False
     # a crash is a bug of ours or a library's: deterministic, so that trying again would only cost
     return failure is None or failure.kind == "failed"
@@ -164,22 +163,23 @@ def _await_retry(kubeflow: Kubeflow, before: KubeflowRun, event: Callable[[str],
         time.sleep(min(poll_seconds, 1.0))
 
 
-def _finished(found: KubeflowRun, failure: StepFailure | None, place: _Place, retries: int) -> Finished:
-    run = place.run()
-    if found.was_cancelled or place.is_cancelled():
-        return Finished(run.id if run else None, "cancelled", "the run was cancelled", retries, INTERRUPTED)
+def _finished(found: KubeflowRun, failure: StepFailure | None, run_store: RunStore, retries: int) -> RunOutcome:
+    run = run_store.run()
+    if found.was_cancelled or run_store.is_cancelled():
+        return RunOutcome(run.id if run else None, "cancelled", "the run was cancelled", retries, ExitCode.INTERRUPTED)
     if found.state == "FAILED":
         state = run.state() if run is not None else "failed"
         if failure is not None and failure.kind == "user":
-            return Finished(run.id if run else None, state, failure.message, retries, USER_ERROR)
-        reason = f"{_lost(found, failure)}{_unread(place)}; podium submit the same again goes on from here"
-        return Finished(run.id if run else None, state, reason, retries, INCOMPLETE)
+            return RunOutcome(run.id if run else None, state, failure.message, retries, ExitCode.USER_ERROR)
+        reason = f"{_lost(found, failure)}{_unread(run_store)}; podium submit the same again goes on from here"
+        return RunOutcome(run.id if run else None, state, reason, retries, ExitCode.INCOMPLETE)
     if run is not None:
-        return Finished(run.id, run.state(), "", retries, exit_code(run.state()))
+        return RunOutcome(run.id, run.state(), "", retries, exit_code(run.state()))
     # Kubeflow's SUCCEEDED says that no step failed; only the last one tells that a model was registered
     registered = any(each.name.lower() == "register" and each.state == "SUCCEEDED" for each in found.tasks)
-    reason = f"every step that ran has succeeded{_unread(place)}"
-    return Finished(None, found.state.lower(), reason, retries, 0 if registered else INCOMPLETE)
+    reason = f"every step that ran has succeeded{_unread(run_store)}"
+    code = ExitCode.CONCLUDED if registered else ExitCode.INCOMPLETE
+    return RunOutcome(None, found.state.lower(), reason, retries, code)
 
 
 def _lost(found: KubeflowRun, failure: StepFailure | None) -> str:
@@ -191,5 +191,5 @@ def _lost(found: KubeflowRun, failure: StepFailure | None) -> str:
     return f"{names} was lost{f': {said}' if said else ' and said nothing: killed, evicted or its node gone'}"
 
 
-def _unread(place: _Place) -> str:
-    return f" (the store can't be read from here: {place.problem})" if place.problem else ""
+def _unread(run_store: RunStore) -> str:
+    return f" (the store can't be read from here: {run_store.problem})" if run_store.problem else ""

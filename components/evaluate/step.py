@@ -12,17 +12,16 @@ import sys
 from contextlib import ExitStack
 from dataclasses import replace
 
-from podium.components.launch.launcher import Ended, Task
+from podium.components.launch.launcher import Task, TaskEnd
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.reporting.build import build_report
 from podium.components.study.cost import run_usd, usd_of_seconds
-from podium.components.study.layout import LEASE, evaluation_key
+from podium.components.study.layout import EVALUATION, LEASE, LOGS, evaluation_key
 from podium.components.study.run import Finalist, Run, finalists
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.storage import join_uri
 
 METRICS = "metrics.json"
-FOLDER = "evaluation"
 
 
 def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
@@ -40,7 +39,7 @@ def evaluate(run: str, store: str, launcher: str, gpus: str) -> list[str]:
         with ExitStack() as stack:
             token = os.environ.get(TOKEN_VARIABLE) or None
             stack.enter_context(Lease(opened.storage, LEASE, what=f"run {opened.id}", token=token))
-            starter = open_launcher(launcher, opened, FOLDER, resources, parallel=1)
+            starter = open_launcher(launcher, opened, EVALUATION, resources, parallel=1)
             stack.callback(starter.close)
             for finalist in waiting:
                 ends = run_task(opened, starter, evaluation_task(opened, finalist, devices))
@@ -66,11 +65,11 @@ def evaluation_task(run: Run, finalist: Finalist, devices: int) -> Task:
     argv += [] if declared.latency else ["--skip-latency"]
     argv += [] if declared.throughput else ["--skip-throughput"]
     argv += [] if declared.max_batches is None else ["--max-eval-batches", str(declared.max_batches)]
-    name = f"{FOLDER}/{finalist.variant}"
+    name = f"{EVALUATION}/{finalist.variant}"
     return Task(
         name,
         argv,
-        f"logs/{name}.log",
+        f"{LOGS}/{name}.log",
         devices=devices,
         # what has failed is tried anew, and is not found again as the attempt that failed
         attempt=_failures(run, finalist.variant) + 1,
@@ -89,7 +88,7 @@ def _is_done(run: Run, finalist: Finalist) -> bool:
     return True
 
 
-def _record(run: Run, finalist: Finalist, ended: Ended) -> None:
+def _record(run: Run, finalist: Finalist, ended: TaskEnd) -> None:
     if run.storage.exists(f"{evaluation_key(finalist.variant)}/{METRICS}"):
         _append(run, finalist.variant, ended.seconds, status="completed")
         print(f"{finalist.variant}: evaluated in {ended.seconds:.0f} s", flush=True)

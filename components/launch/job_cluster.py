@@ -199,7 +199,7 @@ class Cluster:
         try:
             return method(*arguments, _preload_content=False, **options)
         except ApiException as error:
-            raise _in_words(error) from None
+            raise _as_api_error(error) from None
         except (urllib3.exceptions.HTTPError, OSError, ssl.SSLError) as error:
             host = self.api.configuration.host
             raise ApiError(0, f"the cluster at {host} can't be reached: {_short(error)}") from None
@@ -232,7 +232,7 @@ def own_namespace() -> str:
     return (SERVICE_ACCOUNT / "namespace").read_text().strip()
 
 
-def _in_words(error: ApiException) -> ApiError:
+def _as_api_error(error: ApiException) -> ApiError:
     try:
         said = json.loads(error.body)
         message, reason = said["message"], said.get("reason") or ""
@@ -258,7 +258,7 @@ _log = logging.getLogger("podium.jobs")
 
 
 @dataclass(frozen=True)
-class Seen:
+class JobUpdate:
     """A Job as the server last told of it."""
 
     job: Object
@@ -266,7 +266,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Listed:
+class JobList:
     """All Jobs that there are; one that is not among them is gone."""
 
     jobs: list[Object]
@@ -286,7 +286,7 @@ class JobWatch:
     """Follows the Jobs with these labels from a list's version on."""
 
     def __init__(self, cluster: Cluster, selector: str, version: str) -> None:
-        self.events: queue.SimpleQueue[Seen | Listed] = queue.SimpleQueue()
+        self.events: queue.SimpleQueue[JobUpdate | JobList] = queue.SimpleQueue()
         self._cluster, self._selector, self._version = cluster, selector, version
         self._end = threading.Event()
         self._response: Any = None
@@ -324,14 +324,14 @@ class JobWatch:
     def _watch(self) -> None:
         if not self._version:
             jobs, self._version = self._cluster.list_jobs(self._selector)
-            self.events.put(Listed([slim(job) for job in jobs]))
+            self.events.put(JobList([slim(job) for job in jobs]))
         for event in self._cluster.watch_jobs(self._selector, self._version, self._opened):
             kind, what = event["type"], event["object"]
             if kind == "ERROR":
                 raise ApiError(int(what.get("code") or 0), str(what.get("message")), str(what.get("reason")))
             self._version = what["metadata"]["resourceVersion"]
             if kind != "BOOKMARK":
-                self.events.put(Seen(slim(what), deleted=kind == "DELETED"))
+                self.events.put(JobUpdate(slim(what), deleted=kind == "DELETED"))
 
     def _opened(self, response: Any) -> None:
         self._response = response
@@ -341,7 +341,7 @@ class JobWatch:
 
 # The least that a conductor and the reaper need to be allowed in the namespace of the Jobs, as rules of a Role.
 #
-# `python -m podium.components.launch.job_rbac [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
+# `python -m podium.components.launch.job_cluster [NAME]` prints both Roles for `kubectl apply`. The chart has the same,
 # and a test compares them.
 
 Rule = dict[str, list[str]]

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from podium.components.launch.launcher import RUN_AGAIN, USER_ERROR
 from podium.components.launch.ranks import Group, run_ranks
+from podium.trainer.trial.errors import ExitCode
 
 FIRST_SECONDS, INTERVAL_SECONDS, LAST_SECONDS = 5.0, 30.0, 30.0
 """When the log is put for the first time, how often after that, and how long the end waits for the last time."""
@@ -30,14 +30,14 @@ INDEX_VARIABLE = "JOB_COMPLETION_INDEX"
 def main() -> None:
     """Run the ranks of this pod and exit as they did."""
     # The kernel keeps signals that nobody handles from a pod's first process; the ranks' start sets another handler.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(RUN_AGAIN))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(ExitCode.RUN_AGAIN))
     options = _parser().parse_args()
     node = int(os.environ.get(INDEX_VARIABLE, "0"))
     if options.sources:
         _check_sources(options.sources)
     if options.nodes > 1 and not _find_peers(options.first, options.nodes, options.patience):
         print(f"not all {options.nodes} pods had an address within {options.patience:g} s", flush=True)
-        sys.exit(RUN_AGAIN)
+        sys.exit(ExitCode.RUN_AGAIN)
     group = Group(options.ranks, options.nodes, node, options.first, options.port)
     if node != 0:
         sys.exit(run_ranks(group, options.argv))
@@ -115,7 +115,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_sources(wanted: str) -> None:
-    from podium.components.study.fingerprint import trainer_digest
+    from podium.trainer.builtin.training_path import trainer_digest
 
     if trainer_digest() != wanted:
         print(
@@ -123,7 +123,7 @@ def _check_sources(wanted: str) -> None:
             f"from ({wanted}): build the image from the conductor's commit, or set check_sources: false in PODIUM_JOBS",
             flush=True,
         )
-        sys.exit(USER_ERROR)
+        sys.exit(ExitCode.USER_ERROR)
 
 
 def _find_peers(first: str, nodes: int, patience_seconds: float) -> bool:

@@ -16,15 +16,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, ValidationError
 
 import podium
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, USER_ERROR, Task
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, Task
 from podium.components.study.schema import Resources, Study
-from podium.trainer.trial.errors import ConfigError, Problem, UserError
+from podium.trainer.trial.errors import ConfigError, ExitCode, Problem, UserError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import join_uri, normalise_uri
+from podium.trainer.trial.yaml_text import parse_yaml
 
 # Names and labels of what a run has on a cluster: the same for every conductor of the run, different for every other.
 #
@@ -196,10 +196,7 @@ def read_job_settings(environment: Mapping[str, str] = os.environ) -> JobSetting
             text = Path(path).read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(Problem(FILE_VARIABLE, f"{path!r} can't be read: {error.strerror}")) from None
-    try:
-        data = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {str(error).splitlines()[0]}", source=source) from None
+    data = parse_yaml(text, source) or {}
     if not isinstance(data, dict):
         raise ConfigError(f"must be a mapping of settings, got {data!r}", source=source)
     if priority := environment.get(PRIORITY_VARIABLE):
@@ -267,7 +264,7 @@ class JobMaker:
                 "rules": [
                     {
                         "action": "FailJob",
-                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [USER_ERROR]},
+                        "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [ExitCode.USER_ERROR]},
                     },
                     {"action": "FailJob", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
                 ]

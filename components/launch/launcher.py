@@ -10,8 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from podium.components.study.layout import WAITING
-from podium.trainer.trial.errors import NotFoundError, StorageError
+from podium.components.study.layout import ATTEMPTS, WAITING
+from podium.trainer.trial.errors import StorageError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import Storage
 
@@ -20,16 +20,6 @@ TRIAL_COMMAND_VARIABLE = "PODIUM_TRIAL_COMMAND"
 stand-in trainer, or somebody's own, goes in. It owes the same: read config.json, write result.json last, exit codes."""
 ATTEMPT_VARIABLE = "PODIUM_ATTEMPT"
 """Number of this attempt at the trial, from 1."""
-
-USER_ERROR = 2
-"""Exit code of a trial whose config can't be run: trying again would not help."""
-OVERDUE, NOT_STARTED = 124, 125
-"""In place of an exit code: a task that was ended at its deadline, one that could not be started at all."""
-RUN_AGAIN = 75
-"""Exit code (EX_TEMPFAIL) of a trial that saved because it was told to: not a failure, run it again."""
-
-TAIL_LINES = 20
-"""Of a log, what a result keeps where a trial failed."""
 
 TrialCommand = Callable[[str], list[str]]
 """From the URI of a trial's folder to the argv that trains it."""
@@ -61,20 +51,22 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Ended:
+class TaskEnd:
     """A task that is over."""
 
     task: Task
     code: int | None
     """Exit code, negative for the signal that ended it; None where it was lost and nobody knows."""
-    seconds: float
+    seconds: float = 0.0
     """Wall-clock seconds over which it held its devices."""
-    tail: list[str]
+    tail: list[str] = field(default_factory=list)
     """The last 20 lines of its log."""
     reason: str = ""
     """How it ended in words, where more is known than the code."""
     out_of_memory: bool = False
     """Whether it was ended for using more memory than it was given."""
+    pod: str | None = None
+    """The pod that decided how it ended, where that still exists: its log says more."""
     hosts: tuple[str, ...] = ()
     """Hosts of its own that have ended with it: a lease that one of them holds is a dead one's."""
     image: str | None = None
@@ -89,7 +81,7 @@ class Launcher(Protocol):
     def start(self, task: Task) -> None:
         """Start a task. Only called while fewer than `slots` run."""
 
-    def poll(self, timeout_seconds: float) -> list[Ended]:
+    def poll(self, timeout_seconds: float) -> list[TaskEnd]:
         """Tasks that ended since the last call; waits for one up to the timeout, returns at once when there is one."""
 
     def running(self) -> dict[str, float]:
@@ -167,7 +159,6 @@ class WaitingNotes:
 # that is killed loses at most `BEAT_SECONDS` of it. A result's cost is always computed from this file, so filling it in
 # twice gives the same.
 
-ATTEMPTS = "attempts.json"
 BEAT_SECONDS = 30.0
 
 
@@ -210,10 +201,7 @@ class Attempts(Section):
 
 def read_attempts(storage: Storage, folder: str) -> Attempts:
     """The attempts at the trial in `folder` of the run; none where it was never started."""
-    try:
-        return Attempts.model_validate_json(storage.read_bytes(f"{folder}/{ATTEMPTS}"))
-    except NotFoundError:
-        return Attempts()
+    return Attempts.model_validate(storage.read_json(f"{folder}/{ATTEMPTS}", {}))
 
 
 def write_attempts(storage: Storage, folder: str, attempts: Attempts) -> None:

@@ -10,13 +10,13 @@ from typing import Any
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import ApiError, Cluster, open_cluster
 from podium.components.launch.job_manifest import JobMaker, RunOnCluster, check_jobs
-from podium.components.launch.launcher import ATTEMPT_VARIABLE, RUN_AGAIN, Ended, Launcher, Task, WaitingNotes
+from podium.components.launch.launcher import ATTEMPT_VARIABLE, Launcher, Task, TaskEnd, WaitingNotes
 from podium.components.launch.process import open_process_launcher
-from podium.components.study.fingerprint import trainer_digest
 from podium.components.study.layout import CANCEL, JOBS
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
-from podium.trainer.trial.errors import NotFoundError, PodiumError, Problem, UserError
+from podium.trainer.builtin.training_path import trainer_digest
+from podium.trainer.trial.errors import ExitCode, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE
 from podium.trainer.trial.storage import Storage, to_json
 
@@ -82,10 +82,7 @@ def note_jobs(storage: Storage, namespace: str) -> dict[str, Any]:
 
 def read_jobs(storage: Storage) -> dict[str, Any] | None:
     """`jobs.json`, or None where the run has never had a Job."""
-    try:
-        noted: dict[str, Any] = storage.read_json(JOBS)
-    except NotFoundError:
-        return None
+    noted: dict[str, Any] | None = storage.read_json(JOBS, None)
     return noted
 
 
@@ -97,12 +94,12 @@ DELAY_SECONDS = 5.0
 MOST_STARTS = 20
 
 
-def run_task(run: Run, launcher: Launcher, task: Task) -> list[Ended]:
+def run_task(run: Run, launcher: Launcher, task: Task) -> list[TaskEnd]:
     """Start the task and wait for its end; again where it was interrupted. Every attempt, the last at the end.
 
     Raises PodiumError when the run is cancelled.
     """
-    notes, ends = WaitingNotes(run.storage), list[Ended]()
+    notes, ends = WaitingNotes(run.storage), list[TaskEnd]()
     while True:
         env = {ATTEMPT_VARIABLE: str(task.attempt), **task.env, TOKEN_VARIABLE: ""}
         launcher.start(replace(task, env=env))
@@ -112,7 +109,7 @@ def run_task(run: Run, launcher: Launcher, task: Task) -> list[Ended]:
                 raise PodiumError(f"run {run.id} was cancelled")
         notes.tell({})
         ends += ended
-        if ends[-1].code not in (RUN_AGAIN, None) or len(ends) == MOST_STARTS:
+        if ends[-1].code not in (ExitCode.RUN_AGAIN, None) or len(ends) == MOST_STARTS:
             return ends
         time.sleep(DELAY_SECONDS)
         task = replace(task, attempt=task.attempt + 1)

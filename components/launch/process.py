@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from podium.components.launch import child, ranks
-from podium.components.launch.launcher import TAIL_LINES, Ended, Task
+from podium.components.launch.launcher import Task, TaskEnd
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
-from podium.trainer.trial.storage import Storage
+from podium.trainer.trial.storage import Storage, read_tail
 
 # A process that has imported PyTorch once and forks a trial for every one that is asked for.
 #
@@ -243,10 +243,10 @@ class ProcessLauncher:
         start = self._fork if self._use_warm and not gpus and serves(argv) else self._spawn
         self._running[task.name] = _Running(task, start(task.name, argv, env, log), gpus, log, time.monotonic())
 
-    def poll(self, timeout_seconds: float) -> list[Ended]:
+    def poll(self, timeout_seconds: float) -> list[TaskEnd]:
         """See Launcher."""
         deadline = time.monotonic() + timeout_seconds
-        ended: list[Ended] = []
+        ended: list[TaskEnd] = []
         while True:
             self._end_overdue()
             now = time.monotonic()
@@ -334,12 +334,12 @@ class ProcessLauncher:
                 entry.signal(signal.SIGKILL)
                 entry.deadline = time.monotonic() + 5.0
 
-    def _finish(self, name: str, code: int | None) -> Ended:
+    def _finish(self, name: str, code: int | None) -> TaskEnd:
         entry = self._running.pop(name)
         self._free += entry.gpus
         self._put_log(entry)
         seconds = time.monotonic() - entry.started
-        return Ended(entry.task, code, seconds, read_tail(entry.log))
+        return TaskEnd(entry.task, code, seconds, read_tail(entry.log))
 
     def _open_log(self, key: str) -> Path:
         """The local file behind a log. A store that is not a file system gets a copy of it, over all attempts."""
@@ -391,14 +391,3 @@ def visible_gpus() -> list[str]:
     except (OSError, subprocess.CalledProcessError):
         return []
     return asked.stdout.split()
-
-
-def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a log, read from its end; a log that was never written has none."""
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, os.SEEK_END)
-            file.seek(max(0, size - (1 << 16)))
-            return file.read().decode(errors="replace").splitlines()[-lines:]
-    except FileNotFoundError:
-        return []

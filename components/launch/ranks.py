@@ -21,7 +21,7 @@ from pathlib import Path
 GRACE_SECONDS = 20.0
 """Time for the other ranks to save after one has ended on its own."""
 RUN_AGAIN = 75
-"""As `launcher.RUN_AGAIN`: this file is also run as a script, without the package."""
+"""`errors.ExitCode.RUN_AGAIN`, repeated: this file also runs as a script, without the package."""
 
 
 @dataclass(frozen=True)

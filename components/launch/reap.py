@@ -13,13 +13,13 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 
-from podium.components.launch.job import is_over
 from podium.components.launch.job_cluster import Cluster, Object, open_cluster
 from podium.components.launch.job_manifest import APP, RUN_URI, read_job_settings, run_labels
+from podium.components.launch.job_state import is_over
 from podium.components.launch.open import read_jobs
 from podium.components.study.layout import LEASE
 from podium.components.study.run import Run
-from podium.trainer.trial.errors import NotFoundError, PodiumError, StorageError
+from podium.trainer.trial.errors import PodiumError
 from podium.trainer.trial.lease import PATIENCE_SECONDS
 from podium.trainer.trial.storage import open_storage
 
@@ -111,11 +111,11 @@ def reap(
 def read_beat(run_uri: str) -> str:
     """What a run's lease says now, holder and counter; empty without one, `unknown` where the store does not answer."""
     try:
-        record = open_storage(run_uri).read_json(LEASE)
-    except NotFoundError:
-        return ""
-    except (StorageError, PodiumError):
+        record = open_storage(run_uri).read_json(LEASE, None)
+    except PodiumError:
         return UNKNOWN
+    if record is None:
+        return ""
     return f"{record['holder']}-{record['counter']}"
 
 

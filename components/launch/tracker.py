@@ -18,8 +18,9 @@ from contextlib import suppress
 from typing import Any
 
 from podium.components.launch import child
-from podium.components.study.layout import TrialKey, mlflow_tags
+from podium.components.study.layout import TRIALS, TrialKey, mlflow_tags, trials_key
 from podium.components.study.run import Run
+from podium.trainer.trial.result import CONFIG, METRICS, RESULT, SYNC
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.sync import artifact_root, ensure_parent, initialise, mlflow_uri, sync_run
 
@@ -34,7 +35,7 @@ class Tracker:
     """The background process of one stage. A context: it has sent everything, or given up, when that is left."""
 
     def __init__(self, run: Run, stage: str, folder: str, uri: str) -> None:
-        """`folder` holds the stage's trials, from the run's folder; `uri` is MLflow's."""
+        """`folder` holds the trials, from the run's folder; `uri` is MLflow's."""
         self._arguments = {
             "run": run.storage.uri,
             "stage": stage,
@@ -116,7 +117,7 @@ class Sender:
                 self._storage.child(folder),
                 self._uri,
                 self._study,
-                run_name=folder.removeprefix("trials/"),
+                run_name=folder.removeprefix(f"{TRIALS}/"),
                 parent_run_id=parent,
                 tags=self._kubeflow_tags,
                 artifacts=self._artifacts,
@@ -127,10 +128,10 @@ class Sender:
 
     def _trials(self) -> list[str]:
         keys = self._storage.list(self._folder)
-        return [key.removesuffix("/config.json") for key in keys if key.endswith("/config.json")]
+        return [key.removesuffix(f"/{CONFIG}") for key in keys if key.endswith(f"/{CONFIG}")]
 
     def _stamps(self, folder: str) -> tuple[str, ...]:
-        names = (f"{folder}/metrics.jsonl", f"{folder}/result.json")
+        names = (f"{folder}/{METRICS}", f"{folder}/{RESULT}")
         return tuple(self._storage.stamp(name) if self._storage.exists(name) else "" for name in names)
 
     def _ensure_parent(self) -> str | None:
@@ -173,18 +174,18 @@ def catch_up(run: Run) -> None:
         unsent = [key.folder for key in _ended(run, stage) if not is_sent(run, key.folder, uri)]
         if unsent:
             artifacts = artifact_root(run.store_uri)
-            Sender(run.uri, stage, f"trials/{stage}", run.study.name, run.id, uri, artifacts).send(unsent)
+            Sender(run.uri, stage, trials_key(stage), run.study.name, run.id, uri, artifacts).send(unsent)
 
 
 def _ended(run: Run, stage: str) -> Iterator[TrialKey]:
     """The stage's trials that ran here and ended; a result that was taken from another run is in MLflow as that's."""
     for trial in run.trials(stage):
-        if run.result(trial.key) is not None and run.storage.exists(f"{trial.key.folder}/config.json"):
+        if run.result(trial.key) is not None and run.storage.exists(trial.key.file(CONFIG)):
             yield trial.key
 
 
 def is_sent(run: Run, folder: str, uri: str) -> bool:
     """Whether the server at `uri` has the trial in this folder: with its result, where it has ended."""
-    state = run.read_json(f"{folder}/sync.json") or {}
-    ended = run.storage.exists(f"{folder}/result.json")
+    state = run.read_json(f"{folder}/{SYNC}") or {}
+    ended = run.storage.exists(f"{folder}/{RESULT}")
     return state.get("tracking_uri") == uri and bool(state.get("result_sha256") if ended else state.get("run_id"))

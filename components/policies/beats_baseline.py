@@ -1,7 +1,7 @@
 """Variants that are better than the baseline, by more than a margin.
 
 Hypothesis tested: no variant is better than the baseline by more than `margin` (normal errors). Estimator: difference
-of means over seeds, its noise by the variance pooled over arms (`noise.py`), Welch's for an arm whose variance differs.
+of means over seeds, its noise by the variance pooled over arms, Welch's for an arm whose variance differs.
 One variant: one-sided t; several: Dunnett's test, so that `alpha` holds for all of them; with Welch's or paired seeds,
 whose joint law is not Dunnett's, Holm's correction. Paired seeds share data order and initialisation; pairing is used
 only if it was declared. A figure recorded elsewhere, or a threshold, is compared with in the same way but proves
@@ -11,41 +11,123 @@ nothing. Limits: Dunnett's test takes the arms' noise as one; the interval shown
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal, Self
 
-from podium.components.policies.schema import BeatsBaseline
+from pydantic import Field, model_validator
+
+from podium.components.study.policy import ArmCount, needs_baseline_run
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.arms import Arm, claim_of, doubts_of_proof, one_seed, ranked, summaries, with_baseline
-from podium.components.verdicts.pivot import Standing, pivot
-from podium.components.verdicts.stats import Compared, compare_arms, holds
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.components.study.verdict import Arm, MoreTrials, StageResults, Verdict
+from podium.components.verdicts.arms import claim_of, doubts_of_proof, one_seed, ranked, summaries, with_baseline
+from podium.components.verdicts.pivot import Pivot, TargetGap, pivot, pivot_problems
+from podium.components.verdicts.power import Proof, ProofPolicy
+from podium.components.verdicts.stats import Compared, compare_arms
+from podium.trainer.trial.errors import Problem
 
 
-def beats_baseline(study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
-    """Promote the variants that beat the baseline; where none does, pivot if that is declared, else stop."""
-    policy = study.stages[results.stage].promotion
-    assert isinstance(policy, BeatsBaseline)
-    order = ranked(arms)
-    control = next((arm for arm in order if arm.is_baseline), None)
-    others = [arm for arm in order if not arm.is_baseline]
-    mark = _mark(study, results, policy, control)
-    if mark is None or not others:
-        why = "there is no variant beside the baseline" if mark is not None else (
-            "no baseline is run or recorded for the stage, and no threshold is declared"
-        )  # fmt: skip
-        return _verdict(study, results, policy, arms, order, [], [], mark, [], f"stop: {why}")
-    compared = compare_arms(others, control, order, mark, policy)
-    better = [each for each in compared if holds(each, policy)]
-    notes: list[str] = []
-    if not better and policy.pivot is not None:
-        first = compared[0]
-        standing = Standing(first.difference + policy.margin, first.error, first.arm.n, policy.alpha)
-        answer = pivot(study, results, policy.pivot, policy.metric, first.arm, standing)
-        if isinstance(answer, MoreTrials):
-            return answer
-        notes.append(answer.note)
-        better = [first] if answer.goes_on else []
-    return _verdict(study, results, policy, arms, order, compared, better[: policy.most], mark, notes)
+class BeatsBaseline(ProofPolicy):
+    """Variants better than the baseline by more than `margin` go on; what does not hold gives way to a pivot."""
+
+    policy: Literal["beats_baseline"] = "beats_baseline"
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided level, over all comparisons of the stage."""
+    margin: float = Field(default=0.0, ge=0)
+    """Superiority margin in the metric's unit: the variant has to be better by more than this."""
+    paired: bool = False
+    """Compare seed by seed. To be declared: it needs a baseline with the same seeds, and pays where they correlate."""
+    variance: Literal["guarded", "pooled", "welch"] = "guarded"
+    """guarded: pooled over arms, Welch's for an arm whose variance differs from the others'."""
+    every_seed: bool = False
+    """Also ask that each seed is better than the baseline's mean (than its own baseline seed where paired)."""
+    threshold: float | None = None
+    """Compared with where no baseline is run or recorded for the stage: the mean has to be under it."""
+    threshold_source: str = ""
+    """Where the threshold comes from. Needed with one."""
+    most: int = Field(default=1, ge=1)
+    """Variants that go on at most, the best first."""
+    keep_baseline: bool = True
+    """The baseline goes on as well, to be compared with, where the next stage has no recorded figure or threshold."""
+    pivot: Pivot | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.threshold is not None and not self.threshold_source:
+            raise ValueError("threshold_source must say where the threshold comes from, got none")
+        return self
+
+    place: ClassVar[int] = 60
+    stand_ins: ClassVar[tuple[str, ...]] = ("threshold", "threshold_source")
+
+    @property
+    def replaces_baseline(self) -> bool:
+        """By a threshold."""
+        return self.threshold is not None
+
+    @property
+    def most_pivots(self) -> int:
+        """One arm each."""
+        return self.pivot.most if self.pivot is not None else 0
+
+    def problems(self, study: Study, stage: str) -> Iterator[Problem]:
+        """A pivot needs a stage before, pairs a baseline that runs."""
+        yield from pivot_problems(study, stage, self.pivot)
+        if self.paired and stage in study.baseline.recorded:
+            where = f"stages.{stage}.promotion.paired"
+            yield Problem(where, "needs the baseline's own seeds, and its figure here was recorded elsewhere")
+        yield from super().problems(study, stage)
+
+    def next_arms(
+        self, study: Study, stage: str, here: ArmCount, *, axes: int | None = None, spent: float | None = None
+    ) -> ArmCount:
+        """At most `most`, and the baseline where it has to be run."""
+        following = study.stage_after(stage)
+        joins = self.keep_baseline and following is not None and needs_baseline_run(study, following)
+        most = min(max(1, here.most - int(here.has_baseline)), self.most)
+        return ArmCount(1 + int(joins), most + int(joins), joins)
+
+    def proof(self, study: Study, stage: str, arms: int) -> Proof:
+        """Against the baseline, or against the figure that stands for it."""
+        ran = stage not in study.baseline.recorded and self.threshold is None
+        against: Literal["baseline", "target"] = "baseline" if ran else "target"
+        return Proof(against, self.alpha, arms, self.margin, paired=self.paired and ran)
+
+    def is_shown(self, each: Compared) -> bool:
+        """Whether the arm is shown to be better, by every seed where that is asked."""
+        return each.p is not None and each.p < self.alpha and not (self.every_seed and each.worse_seeds)
+
+    def decide(self, study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
+        """Promote the variants that beat the baseline; where none does, pivot if that is declared, else stop."""
+        order = ranked(arms)
+        control = next((arm for arm in order if arm.is_baseline), None)
+        others = [arm for arm in order if not arm.is_baseline]
+        mark = _mark(study, results, self, control)
+        if mark is None or not others:
+            why = "there is no variant beside the baseline" if mark is not None else (
+                "no baseline is run or recorded for the stage, and no threshold is declared"
+            )  # fmt: skip
+            return _verdict(study, results, self, arms, order, [], [], mark, [], f"stop: {why}")
+        compared = compare_arms(
+            others,
+            control,
+            order,
+            mark,
+            alpha=self.alpha,
+            margin=self.margin,
+            variance=self.variance,
+            paired=self.paired,
+        )
+        better = [each for each in compared if self.is_shown(each)]
+        notes: list[str] = []
+        if not better and self.pivot is not None:
+            first = compared[0]
+            gap = TargetGap(first.difference + self.margin, first.error, first.arm.n, self.alpha)
+            answer = pivot(study, results, self.pivot, self.metric, first.arm, gap)
+            if isinstance(answer, MoreTrials):
+                return answer
+            notes.append(answer.note)
+            better = [first] if answer.goes_on else []
+        return _verdict(study, results, self, arms, order, compared, better[: self.most], mark, notes)
 
 
 def _mark(study: Study, results: StageResults, policy: BeatsBaseline, control: Arm | None) -> Recorded | None:
@@ -109,7 +191,7 @@ def _doubts(
     doubts = [*doubts_of_proof(study, results, sides), one_seed(sides)]
     if control is None:
         doubts.append("what it is compared with was not run here")
-    if not holds(winner, policy):
+    if not policy.is_shown(winner):
         said = "the seeds show no variance to test with" if winner.p is None else f"p = {winner.p:.3g}"
         doubts.append(f"{said}, alpha = {policy.alpha:g}")
     return [doubt for doubt in doubts if doubt]
@@ -177,7 +259,7 @@ def _why(arm: Arm, compared: dict[str, Compared], policy: BeatsBaseline) -> str:
         return "the baseline is what the others are compared with" if arm.is_baseline else "nothing to compare with"
     if found.p is None:
         return "nothing estimates the noise of its difference"
-    if holds(found, policy):
+    if policy.is_shown(found):
         return f"better, but at most {policy.most} go on"
     worse = f", seed {found.worse_seeds[0]} is not better" if policy.every_seed and found.worse_seeds else ""
     return f"{found.difference:+.4f} against the baseline, p = {found.p:.3g}{worse}"

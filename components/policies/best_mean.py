@@ -9,64 +9,74 @@ of the margin that each arm's own variance would. One arm: one-sided Student's t
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from podium.components.policies.schema import BestMean
+from pydantic import Field
+
 from podium.components.study.design import baseline
-from podium.components.study.schema import Study, needs_baseline_run
-from podium.components.verdicts.arms import Arm, Pooled, claim_of, doubts_of_proof, pooled, ranked, summaries
-from podium.components.verdicts.stats import better_than_control, difference_interval
-from podium.components.verdicts.verdict import ArmSummary, StageResults, VariantRef, Verdict
+from podium.components.study.policy import ArmCount, needs_baseline_run
+from podium.components.study.schema import Study
+from podium.components.study.verdict import Arm, ArmSummary, StageResults, VariantRef, Verdict
+from podium.components.verdicts.arms import claim_of, doubts_of_proof, near_tie, ranked, summaries
+from podium.components.verdicts.power import Proof, ProofPolicy
+from podium.components.verdicts.stats import PooledVariance, better_than_control, interval, pooled_over
 
 
-def best_mean(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
-    """Promote the arm with the lowest mean; of those within `near_tie` of it the one with the smaller spread."""
-    stage = study.stages[results.stage]
-    policy = stage.promotion
-    assert isinstance(policy, BestMean)
-    order, tie = _by_near_tie(ranked(arms), policy.near_tie)
-    winner = order[0]
-    control = next((arm for arm in order if arm.is_baseline), None)
-    table, test = _compare(study, results, policy, arms, order, control)
-    row = next(row for row in table if row.variant == winner.name)
-    doubts = _doubts(study, results, policy, winner, control, test, row)
-    proven = not doubts
-    notes = [tie] if tie else []
-    if not proven:
-        notes.append("not proven: " + "; ".join(doubts))
-    if any(arm.is_baseline and not arm.why_not for arm in arms) and winner.is_baseline:
-        notes.append("nothing beat the baseline")
-    return Verdict(
-        stage=results.stage,
-        policy="best_mean",
-        parameters={},
-        decision="promote",
-        reason=_sentence(policy, winner, row, proven, doubts),
-        promoted=_promoted(study, results, winner),
-        winner=winner.name,
-        proven=proven,
-        claim=claim_of(results, proven=proven),
-        metric=policy.metric,
-        ranking=table,
-        test=test,
-        not_chosen={arm.name: _why(arm, winner, policy.metric) for arm in arms if arm is not winner},
-        notes=notes,
-    )
+class BestMean(ProofPolicy):
+    """The best mean over seeds wins; it is proven if it beats the baseline at `alpha` with pooled variance."""
 
+    policy: Literal["best_mean"] = "best_mean"
+    alpha: float = Field(default=0.05, gt=0, lt=0.5)
+    """One-sided level of the test against the baseline, over all comparisons of the stage."""
+    near_tie: float = Field(default=0.0, ge=0)
+    """Means closer than this (in the metric's unit) are a near tie; the smaller spread goes first."""
 
-def _by_near_tie(order: list[Arm], near_tie: float) -> tuple[list[Arm], str]:
-    """The order with the smallest spread first among the arms near the best mean, and a sentence if that decided."""
-    near = [arm for arm in order if arm.mean - order[0].mean <= near_tie]
-    if len(near) < 2 or any(arm.sd is None for arm in near):
-        return order, ""
-    first = min(near, key=lambda arm: (arm.sd, arm.mean, not arm.is_baseline, arm.name))
-    if first is order[0]:
-        return order, ""
-    sentence = (
-        f"near tie: {first.name} is {first.mean - order[0].mean:.4f} behind {order[0].name}, within {near_tie:g}, "
-        f"and has the smallest spread (SD {first.sd:.4f})"
-    )
-    return [first, *(arm for arm in order if arm is not first)], sentence
+    place: ClassVar[int] = 30
+
+    def next_arms(
+        self, study: Study, stage: str, here: ArmCount, *, axes: int | None = None, spent: float | None = None
+    ) -> ArmCount:
+        """The winner, and the baseline where it has to be run."""
+        joins = _baseline_joins(study, stage)
+        return ArmCount(1, min(here.most, 1 + int(joins)), joins)
+
+    def proof(self, study: Study, stage: str, arms: int) -> Proof:
+        """Against the baseline that ran in the stage."""
+        return Proof("baseline", self.alpha, arms)
+
+    def decide(self, study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
+        """Promote the arm with the lowest mean; of those within `near_tie` of it the one with the smaller spread."""
+        order = ranked(arms)
+        near, tie = near_tie(order, order[0], self.near_tie)
+        if tie:
+            order = [near[0], *(arm for arm in order if arm is not near[0])]
+        winner = order[0]
+        control = next((arm for arm in order if arm.is_baseline), None)
+        table, test = _compare(study, results, self, arms, order, control)
+        row = next(row for row in table if row.variant == winner.name)
+        doubts = _doubts(study, results, self, winner, control, test, row)
+        proven = not doubts
+        notes = [tie] if tie else []
+        if not proven:
+            notes.append("not proven: " + "; ".join(doubts))
+        if any(arm.is_baseline and not arm.why_not for arm in arms) and winner.is_baseline:
+            notes.append("nothing beat the baseline")
+        return Verdict(
+            stage=results.stage,
+            policy=self.policy,
+            parameters={},
+            decision="promote",
+            reason=_sentence(self, winner, row, proven, doubts),
+            promoted=_promoted(study, results, winner),
+            winner=winner.name,
+            proven=proven,
+            claim=claim_of(results, proven=proven),
+            metric=self.metric,
+            ranking=table,
+            test=test,
+            not_chosen={arm.name: _why(arm, winner, self.metric) for arm in arms if arm is not winner},
+            notes=notes,
+        )
 
 
 def _compare(
@@ -90,15 +100,15 @@ def _compare(
             **recorded.model_dump(),
         }
     others = [arm for arm in order if arm is not control]
-    noise = pooled(order)
+    pool = pooled_over(order)
     test: dict[str, Any] = {
         "name": "one-sided pooled-variance t" if len(others) == 1 else "one-sided Dunnett",
         "alpha": policy.alpha,
         "control": control.name,
         "control_mean": control.mean,
         "comparisons": len(others),
-        "pooled_sd": noise.sd if noise else None,
-        "degrees_of_freedom": noise.degrees_of_freedom if noise else 0,
+        "pooled_sd": pool.sd,
+        "degrees_of_freedom": pool.degrees_of_freedom,
     }
     if not others:
         test["name"] = "none"
@@ -107,21 +117,23 @@ def _compare(
     for arm in others:
         difference = arm.mean - control.mean
         rows[arm.name] = rows[arm.name].model_copy(update={"difference": difference})
-        if noise is not None and noise.sd > 0:
-            update, statistic = _test_one(arm, control, noise, sizes, policy.alpha)
+        if pool.sd:
+            update, statistic = _test_one(arm, control, pool, sizes, policy.alpha)
             rows[arm.name] = rows[arm.name].model_copy(update=update)
             if arm is order[0]:
                 test |= {"statistic": statistic, "p": update["p"]}
     return list(rows.values()), test
 
 
-def _test_one(arm: Arm, control: Arm, noise: Pooled, sizes: list[int], alpha: float) -> tuple[dict[str, Any], float]:
+def _test_one(
+    arm: Arm, control: Arm, pool: PooledVariance, sizes: list[int], alpha: float
+) -> tuple[dict[str, Any], float]:
+    assert pool.sd is not None
     difference = arm.mean - control.mean
-    error = noise.sd * math.sqrt(1 / arm.n + 1 / control.n)
+    error = pool.sd * math.sqrt(1 / arm.n + 1 / control.n)
     statistic = -difference / error
-    p = better_than_control(statistic, sizes, control.n, noise.degrees_of_freedom)
-    interval = difference_interval(difference, error, noise.degrees_of_freedom, alpha)
-    return {"p": p, "interval": interval}, statistic
+    p = better_than_control(statistic, sizes, control.n, pool.degrees_of_freedom)
+    return {"p": p, "interval": interval(difference, error, pool.degrees_of_freedom, alpha)}, statistic
 
 
 def _doubts(
@@ -150,11 +162,14 @@ def _doubts(
 
 def _promoted(study: Study, results: StageResults, winner: Arm) -> list[VariantRef]:
     """The winner, and the baseline where the next stage has to run it for comparison."""
-    stages = list(study.stages)
-    following = stages[stages.index(results.stage) + 1 :][:1]
-    if not following or winner.is_baseline or not needs_baseline_run(study, following[0]):
+    if winner.is_baseline or not _baseline_joins(study, results.stage):
         return [winner.variant]
     return [winner.variant, baseline(study)]
+
+
+def _baseline_joins(study: Study, stage: str) -> bool:
+    following = study.stage_after(stage)
+    return following is not None and needs_baseline_run(study, following)
 
 
 def _sentence(policy: BestMean, winner: Arm, row: ArmSummary, proven: bool, doubts: list[str]) -> str:

@@ -1,29 +1,21 @@
 """`decide`: what becomes of a stage's results. A pure function; the same inputs in any order give the same verdict.
 
-The guards that hold for every policy are here; each policy is a function of the arms in a module of its own, entered in
-`_POLICIES`. A policy that needs more trials first (repeats, a next wave) answers `MoreTrials`.
+The guards that hold for every policy are here; what a stage's arms lead to is the policy's own answer. A policy that
+needs more trials first (repeats, a next wave) answers `MoreTrials`.
 """
 
 from __future__ import annotations
 
-import math
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from podium.components.policies.beats_baseline import beats_baseline
-from podium.components.policies.best_mean import best_mean
-from podium.components.policies.fastest_to_target import fastest_to_target
-from podium.components.policies.reaches_target import reaches_target
-from podium.components.policies.refine_region import refine_region
-from podium.components.policies.top_per_axis import top_per_axis
-from podium.components.policies.within_margin import within_margin
 from podium.components.study.design import grouped_stage, waves
+from podium.components.study.policy import policy_of
 from podium.components.study.schema import Stage, Study
-from podium.components.study.trials import RANKED, wave_trials
-from podium.components.verdicts.arms import MISSING, Arm, arms_of, counts, ranked, summaries
-from podium.components.verdicts.stats import horizon_of
-from podium.components.verdicts.verdict import AskedTrial, MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.trials import wave_trials
+from podium.components.study.verdict import Arm, AskedTrial, MoreTrials, StageResults, TrialOutcome, Verdict, mean_of
+from podium.components.verdicts.arms import MISSING, arms_of, counts, has_unranked_result, ranked, summaries
+from podium.components.verdicts.stats import horizon_of, spearman
 from podium.trainer.trial.result import Status
 
 # What a person's amendments make of a verdict: approved, overridden, extended.
@@ -133,10 +125,10 @@ def _best(
     for loss in _losses(study, results.stage):
         if any(_seconds(outcome, loss) is not None for own in by_value.values() for outcome in own):
             horizon = horizon_of([outcome for own in by_value.values() for outcome in own])
-            figures = {name: _mean(_restricted(o, loss, horizon) for o in own) for name, own in by_value.items()}
+            figures = {name: mean_of([_restricted(o, loss, horizon) for o in own]) for name, own in by_value.items()}
             return _least(values, figures), figures, f"mean seconds to {loss:g}, misses up to {horizon:.1f}"
     known = {name: [o.final_val_loss for o in own if o.final_val_loss is not None] for name, own in by_value.items()}
-    figures = {name: _mean(losses) for name, losses in known.items() if losses}
+    figures = {name: mean_of(losses) for name, losses in known.items() if losses}
     if figures:
         return _least(values, figures), figures, "mean final validation loss"
     first = next(value for value in study.axes[axis].values if value in places.values())
@@ -161,54 +153,8 @@ def _restricted(outcome: TrialOutcome, loss: float, horizon: float) -> float:
     return horizon if seconds is None else seconds
 
 
-def _mean(values: Any) -> float:
-    known = list(values)
-    return math.fsum(known) / len(known)
-
-
 def _least(values: Mapping[str, Any], figures: Mapping[str, float]) -> Any:
     return values[min(figures, key=lambda name: figures[name])]
-
-
-# Everything that ran goes on, and what could not be paid for stops nothing.
-#
-# Nothing is ranked and no hypothesis tested. Trials that the budget did not pay for are `not_run_budget`; with them
-# alone the stage still promotes, namely what the stage before did, so that evaluation and registration follow.
-
-
-def collapsed(arms: list[Arm]) -> list[Arm]:
-    """The arms in some of whose seeds experts collapsed; the others ended as planned."""
-    ends = {*RANKED, Status.COLLAPSED}
-    return [arm for arm in arms if Status.COLLAPSED in arm.statuses.values() and ends.issuperset(arm.statuses.values())]
-
-
-def said_of(arms: list[Arm]) -> str:
-    """What a reason adds about collapsed arms."""
-    return f"; collapsed, which is a result: {', '.join(arm.name for arm in arms)}" if arms else ""
-
-
-def if_affordable(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
-    """Promote what has a figure; where nothing could be paid for, what the stage before promoted."""
-    order, others = ranked(arms), collapsed(arms)
-    unpaid = [arm.name for arm in arms if Status.NOT_RUN_BUDGET in arm.statuses.values()]
-    promoted: list[VariantRef] = [arm.variant for arm in [*order, *others]]
-    reason = f"promote: all {len(promoted)} that have a result go on{said_of(others)}"
-    if not promoted:
-        promoted = results.previous[-1].promoted if results.previous else results.variants
-        reason = f"promote: nothing of {results.stage} could be paid for, so what was there before goes on"
-    notes = [f"not run, the budget did not pay for it: {', '.join(unpaid)}"] if unpaid else []
-    return Verdict(
-        stage=results.stage,
-        policy="if_affordable",
-        parameters={},
-        decision="promote",
-        reason=reason + (f"; {notes[0]}" if notes and (order or others) else ""),
-        promoted=promoted,
-        metric=study.stages[results.stage].promotion.metric,
-        ranking=summaries(arms, order),
-        not_chosen={arm.name: arm.why_not for arm in arms if arm.why_not},
-        notes=notes,
-    )
 
 
 # How well the stage before ranked the arms that this stage ranks: what a cheap stage's ranking is worth.
@@ -216,8 +162,6 @@ def if_affordable(study: Study, results: StageResults, arms: list[Arm]) -> Verdi
 # Spearman's rank correlation of the two stages' means over the arms that both ranked (C. Spearman, American Journal of
 # Psychology 15, 1904). Limits: the arms were promoted for their rank, so their range is restricted and the correlation
 # is lower than it would be over all; with few arms it is next to noise, and with fewer than three it is not given.
-
-LEAST_ARMS = 3
 
 
 def rank_correlation(verdict: Verdict, results: StageResults) -> dict[str, Any] | None:
@@ -232,25 +176,6 @@ def rank_correlation(verdict: Verdict, results: StageResults) -> dict[str, Any] 
     return {"stage": before.stage, "arms": len(shared), "spearman": rho}
 
 
-def spearman(first: list[float], second: list[float]) -> float | None:
-    """Rank correlation, ties at their mean rank; None for fewer than three pairs, or where one side is all alike."""
-    if len(first) < LEAST_ARMS:
-        return None
-    a, b = _ranks(first), _ranks(second)
-    middle = (len(a) + 1) / 2
-    across = math.fsum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
-    spread = math.sqrt(math.fsum((x - middle) ** 2 for x in a) * math.fsum((y - middle) ** 2 for y in b))
-    return across / spread if spread else None
-
-
-def _ranks(values: list[float]) -> list[float]:
-    order = sorted(values)
-    return [(bisect_left(order, value) + bisect_right(order, value) + 1) / 2 for value in values]
-
-
-Decision = Callable[[Study, StageResults, list[Arm]], Verdict | MoreTrials]
-
-
 def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
     """The verdict over a stage as it stands, by the policy that the study declares, or the trials to run first.
 
@@ -263,44 +188,38 @@ def decide(study: Study, results: StageResults) -> Verdict | MoreTrials:
     refused = _guard(study, stage, results, arms)
     if refused:
         return _finish(study, stage, results, arms, _stop(stage, results, arms, refused))
-    answer = next_wave(study, results) or _POLICIES[stage.promotion.policy](study, results, arms)
+    answer = next_wave(study, results) or policy_of(study, results.stage).decide(study, results, arms)
     return answer if isinstance(answer, MoreTrials) else _finish(study, stage, results, arms, answer)
 
 
 def _guard(study: Study, stage: Stage, results: StageResults, arms: list[Arm]) -> str:
     """Why no verdict is possible; empty if one is."""
-    policy = stage.promotion.policy
+    policy = policy_of(study, results.stage)
     control = next((arm for arm in arms if arm.is_baseline), None)
-    needs_baseline = policy not in _WITHOUT_BASELINE and results.stage not in study.baseline.recorded
-    if needs_baseline and control is not None and control.why_not and not goes_on_unranked(policy, control):
+    needs_baseline = policy.needs_baseline and results.stage not in study.baseline.recorded
+    if needs_baseline and control is not None and control.why_not and not has_unranked_result(policy, control):
         return f"no baseline: {control.name} has no figure to compare with ({control.why_not})"
-    if needs_baseline and control is None and policy == "top_per_axis":
-        return f"no baseline: {study.baseline.variant}, a value of every axis, takes no part in the stage"
+    if needs_baseline and control is None and policy.missing_baseline(study):
+        return f"no baseline: {policy.missing_baseline(study)}"
     broken = sum(status == Status.BROKEN for arm in arms for status in arm.statuses.values())
     if broken > stage.max_broken:
         return f"not enough results: {broken} broken {_trials(broken)}, the stage allows {stage.max_broken}"
-    by_time = stage.promotion.metric == "time_to_target_seconds"
     # a miss has no value, but it says something
-    able = [arm for arm in arms if arm.n or not _says_nothing(arm)] if by_time else ranked(arms)
-    able += [arm for arm in arms if arm not in able and goes_on_unranked(policy, arm)]
-    if not able and not (policy == "if_affordable" and _unpaid(arms)):
+    able = [arm for arm in arms if arm.n or not _says_nothing(arm)] if policy.by_time else ranked(arms)
+    able += [arm for arm in arms if arm not in able and has_unranked_result(policy, arm)]
+    if not able and not (policy.decides_unpaid and _unpaid(arms)):
         return f"not enough results: none of {len(arms)} arms has a value for {stage.min_seeds} seeds"
     names = {arm.name for arm in able}
     tokenizers = {outcome.tokenizer for outcome in results.outcomes if outcome.variant in names}
     devices = sorted({o.device for o in results.outcomes if o.variant in names and o.device is not None})
-    if by_time and len(devices) > 1:
+    if policy.by_time and len(devices) > 1:
         return f"not comparable: times on {len(devices)} types of device ({', '.join(devices)})"
-    if policy not in _UNRANKED and stage.promotion.metric != "final_bits_per_byte" and len(tokenizers) > 1:
+    if policy.ranks and policy.metric != "final_bits_per_byte" and len(tokenizers) > 1:
         return (
-            f"not comparable: {stage.promotion.metric} is a loss a token, and the arms have {len(tokenizers)} "
+            f"not comparable: {policy.metric} is a loss a token, and the arms have {len(tokenizers)} "
             f"different tokenizers or texts; rank by final_bits_per_byte"
         )
     return ""
-
-
-def goes_on_unranked(policy: str, arm: Arm) -> bool:
-    """Whether the policy lets an arm go on that can't be ranked."""
-    return policy in _UNRANKED and arm in collapsed([arm])
 
 
 def _says_nothing(arm: Arm) -> bool:
@@ -326,23 +245,6 @@ def _stop(stage: Stage, results: StageResults, arms: list[Arm], reason: str) -> 
     )
 
 
-def _always(study: Study, results: StageResults, arms: list[Arm]) -> Verdict:
-    """Everything that has a figure goes on, and what collapsed; nothing rests on the order of the table."""
-    order = ranked(arms)
-    others = collapsed(arms)
-    return Verdict(
-        stage=results.stage,
-        policy="always",
-        parameters={},
-        decision="promote",
-        reason=f"promote: all {len(order) + len(others)} that have a result go on" + said_of(others),
-        promoted=[arm.variant for arm in [*order, *others]],
-        metric=study.stages[results.stage].promotion.metric,
-        ranking=summaries(arms, order),
-        not_chosen={arm.name: arm.why_not for arm in arms if arm.why_not},
-    )
-
-
 def _finish(study: Study, stage: Stage, results: StageResults, arms: list[Arm], verdict: Verdict) -> Verdict:
     """Add what every verdict states: the rule as declared, the trials by status, the inputs; and ask for approval."""
     update: dict[str, Any] = {
@@ -362,20 +264,3 @@ def _finish(study: Study, stage: Stage, results: StageResults, arms: list[Arm], 
 
 def _trials(n: int) -> str:
     return "trial" if n == 1 else "trials"
-
-
-_UNRANKED = ("always", "if_affordable")
-"""Policies that compare nothing."""
-_WITHOUT_BASELINE = ("if_affordable", "fastest_to_target", "refine_region")
-"""Policies that decide without a baseline."""
-_POLICIES: dict[str, Decision] = {
-    "always": _always,
-    "top_per_axis": top_per_axis,
-    "best_mean": best_mean,
-    "within_margin": within_margin,
-    "beats_baseline": beats_baseline,
-    "reaches_target": reaches_target,
-    "if_affordable": if_affordable,
-    "fastest_to_target": fastest_to_target,
-    "refine_region": refine_region,
-}

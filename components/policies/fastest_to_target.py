@@ -1,6 +1,6 @@
 """The least time to the target, misses censored.
 
-No hypothesis is tested: a ranking by the restricted mean, PAR-2 or the median over seeds (`survival.py`), all three
+No hypothesis is tested: a ranking by the restricted mean, PAR-2 or the median over seeds , all three
 shown. Limits: with one seed a rank is a hint; times compare only on one type of device with the device to itself, so a
 stage with several is refused; what nobody reached is not ranked.
 """
@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
-from podium.components.policies.schema import FastestToTarget, RefineRegion, Repeats, Tightening
-from podium.components.study.schema import Study
-from podium.components.verdicts.arms import Arm, reuses_selection_seeds, summaries
-from podium.components.verdicts.stats import Time, Times, horizon_of, summarise, time_of
-from podium.components.verdicts.verdict import (
+from pydantic import Field
+
+from podium.components.study.policy import ArmCount, Conclusion, Policy
+from podium.components.study.schema import TIME, Metric, Stage, Study
+from podium.components.study.verdict import (
+    Arm,
     ArmSummary,
     AskedTrial,
     FallbackTaken,
@@ -26,6 +27,11 @@ from podium.components.verdicts.verdict import (
     TrialOutcome,
     Verdict,
 )
+from podium.components.verdicts.arms import reuses_selection_seeds, summaries
+from podium.components.verdicts.stats import Time, Times, horizon_of, summarise, time_of
+from podium.trainer.trial.errors import Problem
+from podium.trainer.trial.section import Section
+from podium.trainer.trial.units import Seconds
 
 # A stage's times to a target, by arm: statistics, order, and the tables that verdicts show of them.
 
@@ -134,27 +140,89 @@ def time_table(race: Race, arms: Sequence[Arm], order: Sequence[Arm]) -> list[Ar
 # coefficient of variation SD / mean of an arm's replicates, pooled over arms by degrees of freedom: a root mean square.
 
 
+class Repeats(Section):
+    """Where times vary too much from seed to seed: the leaders again, and the median."""
+
+    above_cv: float = Field(default=0.10, gt=0)
+    """Coefficient of variation over replicates (SD / mean, pooled over variants) above which times vary too much."""
+    leaders: int = Field(default=5, ge=1)
+    """Variants that are run again."""
+    runs: int = Field(default=3, ge=2, le=10)
+    """Runs that each of them has then."""
+
+
+class Tightening(Section):
+    """Where the times are all alike: a tighter target, to which the stopped trials go on from their checkpoints."""
+
+    below_spread: float = Field(default=0.10, gt=0)
+    """(longest - shortest) / median of the reached times under which they are all alike."""
+    target: float = Field(gt=0)
+    """The tighter target loss."""
+
+
+class Fallbacks(Section):
+    """What is done where the plan for a stage of times does not serve. Each is on the ledger with its numbers."""
+
+    relax: float | None = Field(default=None, gt=0)
+    """Nobody reached the target: rank by the time to this loss, which the trials have timed too."""
+    repeat: Repeats | None = None
+    tighten: Tightening | None = None
+
+    def most_trials(self, trials: int) -> dict[str, int]:
+        """What each would run besides the stage's `trials`, at most; two of them never come together."""
+        found = {}
+        if self.repeat is not None:
+            found["repeats"] = min(self.repeat.leaders, trials) * (self.repeat.runs - 1)
+        if self.tighten is not None:
+            found["a tighter target"] = trials
+        return found
+
+
+def fallback_problems(name: str, stage: Stage, fallbacks: Fallbacks) -> Iterator[Problem]:
+    """Fallbacks that could never be taken: without times, or to a target on the wrong side of the stage's own."""
+    where, rule, metric = f"stages.{name}.promotion.fallbacks", stage.stop.target, stage.promotion.metric
+    if fallbacks != Fallbacks() and metric != TIME:
+        yield Problem(where, f"are for a stage that ranks by {TIME}, got metric {metric!r}")
+    elif rule is not None:
+        looser = [loss for loss in rule.losses if loss > rule.loss]
+        if fallbacks.relax is not None and fallbacks.relax not in looser:
+            timed = ", ".join(f"{loss:g}" for loss in looser) or "none"
+            yield Problem(
+                f"{where}.relax",
+                f"must be a looser loss that stop.target.also times ({timed}), got {fallbacks.relax:g}",
+            )
+        if fallbacks.tighten is not None and fallbacks.tighten.target >= rule.loss:
+            got = fallbacks.tighten.target
+            yield Problem(f"{where}.tighten.target", f"must be under the target {rule.loss:g}, got {got:g}")
+
+
 def race(
-    study: Study, results: StageResults, arms: Sequence[Arm], policy: FastestToTarget | RefineRegion
+    study: Study,
+    results: StageResults,
+    arms: Sequence[Arm],
+    *,
+    fallbacks: Fallbacks,
+    by: str,
+    horizon: float | None,
 ) -> Race | MoreTrials:
     """The stage's times as they rank, after the fallbacks that were taken; or the trials that one needs first."""
     stage = study.stages[results.stage]
     declared = None if stage.stop.target is None else stage.stop.target.loss
 
-    def run(outcomes: Sequence[TrialOutcome], by: str, target: float | None) -> Race:
-        return race_of(arms, outcomes, min_seeds=stage.min_seeds, by=by, horizon=policy.horizon_seconds, target=target)
+    def run(outcomes: Sequence[TrialOutcome], statistic: str, target: float | None) -> Race:
+        return race_of(arms, outcomes, min_seeds=stage.min_seeds, by=statistic, horizon=horizon, target=target)
 
     tightened = next((each for each in results.asked if each.kind == "fallback"), None)
     target = declared if tightened is None else tightened.trials[0].target
     outcomes = _latest(results.outcomes, target if tightened is not None else None)
-    found = run(outcomes, policy.by, target)
+    found = run(outcomes, by, target)
     if tightened is not None:
         taken = FallbackTaken(name="tighten", reason=tightened.reason, numbers=tightened.numbers)
         found = replace(found, fallbacks=(taken,))
-    elif not found.reached and policy.fallbacks.relax is not None:
-        relaxed = run(_timed_to(outcomes, policy.fallbacks.relax), policy.by, policy.fallbacks.relax)
+    elif not found.reached and fallbacks.relax is not None:
+        relaxed = run(_timed_to(outcomes, fallbacks.relax), by, fallbacks.relax)
         found = _relaxed(found, relaxed) if relaxed.reached else found
-    rule = policy.fallbacks.repeat
+    rule = fallbacks.repeat
     if rule is not None and found.reached:
         asked = [each for each in results.asked if each.kind == "repeat" and each.trials]
         numbers = asked[0].numbers if asked else variation(found.outcomes)
@@ -172,7 +240,7 @@ def race(
                 )
             repeated = FallbackTaken(name="repeat", reason=reason, numbers=numbers | {"limit": rule.above_cv})
             found = replace(by_median, fallbacks=(*found.fallbacks, repeated))
-    alike = policy.fallbacks.tighten
+    alike = fallbacks.tighten
     if alike is not None and not any(taken.name in ("relax", "tighten") for taken in found.fallbacks):
         tighter = _tightening(results, found, alike)
         if tighter is not None:
@@ -274,41 +342,92 @@ def _tightening(results: StageResults, race: Race, rule: Tightening) -> MoreTria
     return MoreTrials(kind="fallback", reason=reason, trials=trials, numbers=numbers)
 
 
-def fastest_to_target(study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
-    """Promote the `top` fastest; stop where nobody reached the target."""
-    policy = study.stages[results.stage].promotion
-    assert isinstance(policy, FastestToTarget)
-    run = race(study, results, arms, policy)
-    if isinstance(run, MoreTrials):
-        return run
-    chosen = run.reached[: policy.top]
-    names = {arm.name for arm in chosen}
-    if not chosen:
-        reason = f"stop: nobody reached the target within {run.horizon:.1f} s ({len(run.times)} arms)"
-    else:
-        first = run.times[chosen[0].name]
-        target = "" if run.target is None else f" {run.target:g}"
-        reason = (
-            f"promote {', '.join(arm.name for arm in chosen)}: {chosen[0].name} has the least "
-            f"{run.by.replace('_', ' ')} time to the target{target}, {first.by(run.by):.1f} s, "
-            f"{first.reached} of {first.seeds} seeds reached it"
+class FastestToTarget(Policy):
+    """The variants with the least time to the target go on; a miss counts as at least the time it took."""
+
+    policy: Literal["fastest_to_target"] = "fastest_to_target"
+    metric: Metric = "time_to_target_seconds"
+    horizon_seconds: Seconds | None = Field(default=None, gt=0)
+    """Time up to which the restricted mean is taken and whose double PAR-2 charges for a miss. None: the longest time
+    that any trial of the stage trained."""
+    by: Literal["restricted_mean", "par2", "median"] = "restricted_mean"
+    """The statistic that ranks; all three are in the verdict."""
+    top: int = Field(default=1, ge=1)
+    """Variants that go on."""
+    fallbacks: Fallbacks = Fallbacks()
+
+    place: ClassVar[int] = 80
+    needs_baseline: ClassVar[bool] = False
+
+    def problems(self, study: Study, stage: str) -> Iterator[Problem]:
+        """It ranks times alone."""
+        if not self.by_time:
+            where = f"stages.{stage}.promotion.metric"
+            yield Problem(where, f"must be {TIME!r} for {self.policy}, got {self.metric!r}")
+        yield from super().problems(study, stage)
+        yield from fallback_problems(stage, study.stages[stage], self.fallbacks)
+
+    def next_arms(
+        self, study: Study, stage: str, here: ArmCount, *, axes: int | None = None, spent: float | None = None
+    ) -> ArmCount:
+        """The `top` fastest."""
+        return ArmCount(1, min(here.most, self.top), False)
+
+    def evaluated_arms(self, most: int) -> int:
+        """Those that are promoted."""
+        return min(most, self.top)
+
+    def fallback_trials(self, trials: int) -> dict[str, int]:
+        """Repeats and a tighter target."""
+        return self.fallbacks.most_trials(trials)
+
+    def finalists(self, verdict: Verdict) -> list[ArmSummary]:
+        """Those that are promoted: the others are points of a design around the winner, which nobody would use."""
+        promoted = {ref.name for ref in verdict.promoted}
+        return [row for row in super().finalists(verdict) if row.variant in promoted]
+
+    def conclusion(self, verdict: Verdict, winner: str) -> Conclusion:
+        """Who is the fastest, in seconds."""
+        target = verdict.test.get("target_loss")
+        to = "the target" if target is None else f"a validation loss under {target:g}"
+        arm = next((row for row in verdict.ranking if row.variant == winner), None)
+        measured = arm is not None and arm.mean is not None
+        detail = f"{arm.mean:.4g} s of training, {arm.n} of its seeds counted." if arm and measured else ""
+        return Conclusion(f"{winner} is the fastest to {to}.", detail)
+
+    def decide(self, study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
+        """Promote the `top` fastest; stop where nobody reached the target."""
+        run = race(study, results, arms, fallbacks=self.fallbacks, by=self.by, horizon=self.horizon_seconds)
+        if isinstance(run, MoreTrials):
+            return run
+        chosen = run.reached[: self.top]
+        names = {arm.name for arm in chosen}
+        if not chosen:
+            reason = f"stop: nobody reached the target within {run.horizon:.1f} s ({len(run.times)} arms)"
+        else:
+            first = run.times[chosen[0].name]
+            target = "" if run.target is None else f" {run.target:g}"
+            reason = (
+                f"promote {', '.join(arm.name for arm in chosen)}: {chosen[0].name} has the least "
+                f"{run.by.replace('_', ' ')} time to the target{target}, {first.by(run.by):.1f} s, "
+                f"{first.reached} of {first.seeds} seeds reached it"
+            )
+        return Verdict(
+            stage=results.stage,
+            policy=self.policy,
+            parameters={},
+            decision="promote" if chosen else "stop",
+            reason=reason,
+            promoted=[arm.variant for arm in chosen],
+            winner=chosen[0].name if chosen else None,
+            claim="none" if not chosen else "exploratory" if reuses_selection_seeds(results) else "candidate",
+            metric=self.metric,
+            ranking=time_table(run, arms, run.order),
+            test={"name": "none", "why": "a ranking of times proves nothing", **run.numbers()},
+            not_chosen={arm.name: _why(arm, run, chosen) for arm in arms if arm.name not in names},
+            fallbacks=list(run.fallbacks),
+            notes=[f"{taken.name}: {taken.reason}" for taken in run.fallbacks],
         )
-    return Verdict(
-        stage=results.stage,
-        policy=policy.policy,
-        parameters={},
-        decision="promote" if chosen else "stop",
-        reason=reason,
-        promoted=[arm.variant for arm in chosen],
-        winner=chosen[0].name if chosen else None,
-        claim="none" if not chosen else "exploratory" if reuses_selection_seeds(results) else "candidate",
-        metric=policy.metric,
-        ranking=time_table(run, arms, run.order),
-        test={"name": "none", "why": "a ranking of times proves nothing", **run.numbers()},
-        not_chosen={arm.name: _why(arm, run, chosen) for arm in arms if arm.name not in names},
-        fallbacks=list(run.fallbacks),
-        notes=[f"{taken.name}: {taken.reason}" for taken in run.fallbacks],
-    )
 
 
 def _why(arm: Arm, run: Race, chosen: list[Arm]) -> str:

@@ -10,14 +10,112 @@ Limits: roughly normal errors; at few seeds Student's t asks for a large margin 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, ClassVar, Literal
 
-from podium.components.policies.schema import BeatsBaseline, ReachesTarget
+from pydantic import Field
+
+from podium.components.study.policy import ArmCount
 from podium.components.study.schema import Recorded, Study
-from podium.components.verdicts.arms import Arm, claim_of, doubts_of_proof, one_seed, ranked, summaries
-from podium.components.verdicts.pivot import Standing, pivot
+from podium.components.study.verdict import Arm, MoreTrials, StageResults, Verdict
+from podium.components.verdicts.arms import claim_of, doubts_of_proof, one_seed, ranked, summaries
+from podium.components.verdicts.pivot import Pivot, TargetGap, pivot, pivot_problems
+from podium.components.verdicts.power import Proof, ProofPolicy
 from podium.components.verdicts.stats import TargetTest, against_target, compare_arms, holm
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.trainer.trial.errors import Problem
+
+
+class ReachesTarget(ProofPolicy):
+    """The best variant whose mean is shown to be under the target goes on; none is a stop."""
+
+    policy: Literal["reaches_target"] = "reaches_target"
+    target: float
+    """In the metric's unit."""
+    alpha: float = Field(default=0.01, gt=0, lt=0.5)
+    """One-sided level, over all variants of the stage."""
+    sigma: float | None = Field(default=None, gt=0)
+    """A known SD over seeds: a z test. None: Student's t by the variant's own SD."""
+    pivot: Pivot | None = None
+
+    place: ClassVar[int] = 70
+
+    @property
+    def most_pivots(self) -> int:
+        """One arm each."""
+        return self.pivot.most if self.pivot is not None else 0
+
+    def problems(self, study: Study, stage: str) -> Iterator[Problem]:
+        """A pivot needs a stage before."""
+        yield from pivot_problems(study, stage, self.pivot)
+        yield from super().problems(study, stage)
+
+    def next_arms(
+        self, study: Study, stage: str, here: ArmCount, *, axes: int | None = None, spent: float | None = None
+    ) -> ArmCount:
+        """The winner alone."""
+        return ArmCount(1, 1, False)
+
+    def proof(self, study: Study, stage: str, arms: int) -> Proof:
+        """Against the target."""
+        return Proof("target", self.alpha, arms, known_sigma=self.sigma is not None)
+
+    def decide(self, study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
+        """Promote the best of the variants that are shown to reach the target; stop, or pivot, where none is.
+
+        The baseline is tested only where it is the only arm.
+        """
+        order = ranked(arms)
+        candidates = [arm for arm in order if not arm.is_baseline] or order
+        tests = {
+            arm.name: against_target(arm.mean, arm.sd, arm.n, self.target, alpha=self.alpha, sigma=self.sigma)
+            for arm in candidates
+        }
+        adjusted = holm({name: test.p for name, test in tests.items() if test.p is not None})
+        shown = [arm for arm in candidates if adjusted.get(arm.name, 1.0) < self.alpha]
+        notes: list[str] = []
+        if not shown and self.pivot is not None:
+            best = candidates[0]
+            gap = TargetGap(best.mean - self.target, tests[best.name].error, best.n, self.alpha)
+            answer = pivot(study, results, self.pivot, self.metric, best, gap)
+            if isinstance(answer, MoreTrials):
+                return answer
+            notes.append(answer.note)
+            if answer.goes_on:
+                shown, notes = [best], [*notes, f"{best.name} goes on without being shown to reach the target"]
+        winner = shown[0] if shown else None
+        doubts = _doubts(study, results, self, winner, adjusted)
+        proven = winner is not None and not doubts
+        if winner is not None and doubts:
+            notes.append("not proven: " + "; ".join(doubts))
+        table = [
+            row.model_copy(
+                update={
+                    "difference": row.mean - self.target if row.mean is not None and row.rank else None,
+                    "p": adjusted.get(row.variant),
+                }
+            )
+            for row in summaries(arms, order)
+        ]
+        first = winner or candidates[0]
+        beside = beside_baseline(study, results, first, order, self.alpha)
+        return Verdict(
+            stage=results.stage,
+            policy=self.policy,
+            parameters={},
+            decision="promote" if winner is not None else "stop",
+            reason=_sentence(self, winner, first, adjusted.get(first.name), proven, doubts, notes),
+            promoted=[winner.variant] if winner is not None else [],
+            winner=winner.name if winner is not None else None,
+            proven=proven,
+            claim=claim_of(results, proven=proven) if winner is not None else "none",
+            metric=self.metric,
+            ranking=table,
+            test=_test(self, tests[first.name], adjusted.get(first.name), len(candidates))
+            | ({"baseline": beside} if beside else {}),
+            not_chosen={arm.name: _why(arm, winner, self, adjusted) for arm in arms if arm is not winner},
+            notes=[*notes, to_sentence(first, beside)] if beside else notes,
+        )
+
 
 # An arm beside the baseline where the verdict is about something else, such as a target: said, and decided by nothing.
 #
@@ -36,7 +134,7 @@ def beside_baseline(study: Study, results: StageResults, arm: Arm, order: list[A
     else:
         assert recorded is not None
         mark = recorded
-    (found,) = compare_arms([arm], control, order, mark, BeatsBaseline(alpha=alpha))
+    (found,) = compare_arms([arm], control, order, mark, alpha=alpha)
     return {
         **mark.model_dump(),
         "difference": found.difference,
@@ -46,8 +144,8 @@ def beside_baseline(study: Study, results: StageResults, arm: Arm, order: list[A
     }
 
 
-def in_words(arm: Arm, found: dict[str, Any]) -> str:
-    """One sentence."""
+def to_sentence(arm: Arm, found: dict[str, Any]) -> str:
+    """What `beside_baseline` found."""
     spread = "" if found["sd"] is None else f" ± {found['sd']:g}"
     number = "" if found["n"] is None else f", n = {found['n']}"
     said = f"{arm.name} is {found['difference']:+.4f} against the baseline's {found['mean']:.4f}{spread}{number}"
@@ -55,66 +153,6 @@ def in_words(arm: Arm, found: dict[str, Any]) -> str:
         said += f" (one-sided p = {found['p']:.2g})"
     descriptive = "; descriptive, since it was not run here" if found["method"] == "descriptive" else ""
     return f"{said}, {found['source']}{descriptive}"
-
-
-def reaches_target(study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
-    """Promote the best of the variants that are shown to reach the target; stop, or pivot, where none is.
-
-    The baseline is tested only where it is the only arm.
-    """
-    policy = study.stages[results.stage].promotion
-    assert isinstance(policy, ReachesTarget)
-    order = ranked(arms)
-    candidates = [arm for arm in order if not arm.is_baseline] or order
-    tests = {
-        arm.name: against_target(arm.mean, arm.sd, arm.n, policy.target, alpha=policy.alpha, sigma=policy.sigma)
-        for arm in candidates
-    }
-    adjusted = holm({name: test.p for name, test in tests.items() if test.p is not None})
-    shown = [arm for arm in candidates if adjusted.get(arm.name, 1.0) < policy.alpha]
-    notes: list[str] = []
-    if not shown and policy.pivot is not None:
-        best = candidates[0]
-        standing = Standing(best.mean - policy.target, tests[best.name].error, best.n, policy.alpha)
-        answer = pivot(study, results, policy.pivot, policy.metric, best, standing)
-        if isinstance(answer, MoreTrials):
-            return answer
-        notes.append(answer.note)
-        if answer.goes_on:
-            shown, notes = [best], [*notes, f"{best.name} goes on without being shown to reach the target"]
-    winner = shown[0] if shown else None
-    doubts = _doubts(study, results, policy, winner, adjusted)
-    proven = winner is not None and not doubts
-    if winner is not None and doubts:
-        notes.append("not proven: " + "; ".join(doubts))
-    table = [
-        row.model_copy(
-            update={
-                "difference": row.mean - policy.target if row.mean is not None and row.rank else None,
-                "p": adjusted.get(row.variant),
-            }
-        )
-        for row in summaries(arms, order)
-    ]
-    first = winner or candidates[0]
-    beside = beside_baseline(study, results, first, order, policy.alpha)
-    return Verdict(
-        stage=results.stage,
-        policy=policy.policy,
-        parameters={},
-        decision="promote" if winner is not None else "stop",
-        reason=_sentence(policy, winner, first, adjusted.get(first.name), proven, doubts, notes),
-        promoted=[winner.variant] if winner is not None else [],
-        winner=winner.name if winner is not None else None,
-        proven=proven,
-        claim=claim_of(results, proven=proven) if winner is not None else "none",
-        metric=policy.metric,
-        ranking=table,
-        test=_test(policy, tests[first.name], adjusted.get(first.name), len(candidates))
-        | ({"baseline": beside} if beside else {}),
-        not_chosen={arm.name: _why(arm, winner, policy, adjusted) for arm in arms if arm is not winner},
-        notes=[*notes, in_words(first, beside)] if beside else notes,
-    )
 
 
 def _doubts(

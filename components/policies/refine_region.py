@@ -1,7 +1,7 @@
 """A designed experiment around the best variants, which the next stage runs.
 
 No hypothesis is tested. What all of the best share is locked; the rest spans their range with a margin: a central
-composite design for three factors or more, a plain grid for one or two (`composite.py`, `region.py`). Repeats of the
+composite design for three factors or more, a plain grid for one or two. Repeats of the
 centre and of the best point estimate the noise; the best point has no more of them than keep the factors uncorrelated.
 Limits: the region is where the best happened to lie, so an optimum outside is not seen; two-factor interactions that
 the verdict lists as aliased can't be told apart.
@@ -12,18 +12,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Literal, Self
 
-from podium.components.policies.fastest_to_target import race, time_table
-from podium.components.policies.schema import RefineRegion
-from podium.components.study.fields import coerce, is_data_field, value_at
+from pydantic import Field, model_validator
+
+from podium.components.policies.fastest_to_target import Fallbacks, fallback_problems, race, time_table
+from podium.components.study.fields import coerce, is_data_field, no_such_field, study_fields, value_at
+from podium.components.study.policy import ArmCount, Policy
 from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config
-from podium.components.verdicts.arms import Arm, ranked, summaries
-from podium.components.verdicts.verdict import FallbackTaken, MoreTrials, StageResults, VariantRef, Verdict
-from podium.trainer.trial.errors import ConfigError
+from podium.components.study.verdict import Arm, FallbackTaken, MoreTrials, StageResults, VariantRef, Verdict
+from podium.components.verdicts.arms import ranked, summaries
+from podium.trainer.trial.errors import ConfigError, Problem
+from podium.trainer.trial.units import Seconds
 
 # The region around the best variants: what all of them share is locked, the rest spans their range with a margin.
 
@@ -225,8 +228,8 @@ MOST_FACTORS = 8
 
 
 @dataclass(frozen=True)
-class Point:
-    """One point: a coded level a factor, in the factors' order."""
+class DesignPoint:
+    """A coded level a factor, in the factors' order."""
 
     name: str
     levels: tuple[int, ...]
@@ -238,7 +241,7 @@ class Design:
     """Points, and what their estimates mix."""
 
     kind: str
-    points: tuple[Point, ...]
+    points: tuple[DesignPoint, ...]
     resolution: str = ""
     core: int = 0
     """Runs of the core."""
@@ -263,7 +266,7 @@ def composite(names: Sequence[str], numeric: Sequence[bool], *, trials: int) -> 
     axial = 2 * sum(numeric)
     twice = 2 * len(core) + axial + 2 * LEAST_CENTRES + 2 <= trials
     points = [
-        Point(f"core-{i:02d}", tuple(int(level) for level in row), 2 if twice else 1)
+        DesignPoint(f"core-{i:02d}", tuple(int(level) for level in row), 2 if twice else 1)
         for i, row in enumerate(core, start=1)
     ]
     pair = 0
@@ -273,7 +276,7 @@ def composite(names: Sequence[str], numeric: Sequence[bool], *, trials: int) -> 
         for end, word in ((-2, "low"), (2, "high")):
             levels = [0 if each else (1 if pair % 2 else -1) for each in numeric]
             levels[index] = end
-            points.append(Point(f"axial-{_short(names[index])}-{word}", tuple(levels)))
+            points.append(DesignPoint(f"axial-{_short(names[index])}-{word}", tuple(levels)))
         pair += 1
     return Design("central composite", tuple(points), resolution, len(core), tuple(aliases(core, names)))
 
@@ -337,65 +340,123 @@ def _short(name: str) -> str:
 MOST_CORRELATION = 0.1
 
 
-def refine_region(study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
-    """Promote the points of the design; stop where nobody can be ranked, or a point is no valid config."""
-    policy = study.stages[results.stage].promotion
-    assert isinstance(policy, RefineRegion)
-    fallbacks: list[FallbackTaken] = []
-    if policy.metric == "time_to_target_seconds":
-        run = race(study, results, arms, policy)
-        if isinstance(run, MoreTrials):
-            return run
-        order, fallbacks = run.reached, list(run.fallbacks)
-        table, more = time_table(run, arms, order), run.numbers()
-    else:
-        order, more = ranked(arms), {}
-        table = summaries(arms, order)
-    tops = order[: policy.top]
-    verdict = Verdict(
-        stage=results.stage,
-        policy=policy.policy,
-        parameters={},
-        decision="stop",
-        reason="stop: nobody reached the target, so there is no region to refine",
-        metric=policy.metric,
-        ranking=table,
-        test={"name": "none", "why": "a design proves nothing", **more},
-        not_chosen={arm.name: arm.why_not or "gives way to the design" for arm in arms if arm not in tops},
-        fallbacks=fallbacks,
-        notes=[f"{taken.name}: {taken.reason}" for taken in fallbacks],
-    )
-    if not tops:
-        return verdict
-    region = region_of(study, results.stage, results.variants, [arm.variant for arm in tops], policy)
-    kind, points, details, region = design_of(region, policy)
-    refs = [_ref(study, region, name, values, repeats) for name, values, repeats in points]
-    problem = _problem(study, results.stage, refs)
-    if problem:
-        return verdict.model_copy(update={"reason": f"stop: the design has a point that can't be run: {problem}"})
-    trials = sum(ref.repeats for ref in refs)
-    leaders = ", ".join(arm.name for arm in tops)
-    return verdict.model_copy(
-        update={
-            "decision": "promote",
-            "reason": f"promote a {kind} of {trials} trials around {leaders}: {_varied(region)}",
-            "promoted": refs,
-            "winner": tops[0].name,
-            "claim": "candidate",
-            "test": verdict.test
-            | {
-                "design": kind,
-                "trials": trials,
-                "top": [arm.name for arm in tops],
-                "locked": region.locked,
-                "levels": plain(region.factors),
-                "log": [factor.field for factor in region.factors if factor.log],
-                "max_correlation": max_correlation(region, points),
-                **details,
-            },
-            "notes": [*verdict.notes, *region.notes, *_notes(region, details, tops, policy)],
-        }
-    )
+class RefineRegion(Policy):
+    """A designed experiment around the best variants is the next stage: what they share is locked, the rest varied."""
+
+    policy: Literal["refine_region"] = "refine_region"
+    top: int = Field(default=5, ge=2)
+    """Variants whose values span the region."""
+    fields: list[str] = Field(default=[], max_length=12)
+    """Config fields that the design may vary. Empty: every field in which the stage's variants differ."""
+    trials: int = Field(default=36, ge=9)
+    """Trials of the design, repeats included."""
+    slack: int = Field(default=4, ge=0)
+    """Trials by which it may differ from `trials`."""
+    margin: float = Field(default=0.15, ge=0, le=1)
+    """Widens a numeric field's range at either end by this share of it, within what the field allows."""
+    log: list[str] = []
+    """Fields varied on a logarithmic scale."""
+    multiple_of: dict[str, float] = {}
+    """Field → its values are multiples of this."""
+    bounds: dict[str, list[float]] = {}
+    """Field → [least, largest] value that the design may use."""
+    by: Literal["restricted_mean", "par2", "median"] = "restricted_mean"
+    """How times to target rank the variants; other metrics rank by their mean."""
+    horizon_seconds: Seconds | None = Field(default=None, gt=0)
+    """As in fastest_to_target."""
+    fallbacks: Fallbacks = Fallbacks()
+    """As in fastest_to_target, where times rank."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for name, pair in self.bounds.items():
+            if len(pair) != 2 or not pair[0] < pair[1]:
+                raise ValueError(f"bounds of {name} must be [least, largest], got {pair}")
+        return self
+
+    place: ClassVar[int] = 90
+    needs_baseline: ClassVar[bool] = False
+
+    def problems(self, study: Study, stage: str) -> Iterator[Problem]:
+        """It needs a next stage, and names fields of the study."""
+        yield from super().problems(study, stage)
+        yield from fallback_problems(stage, study.stages[stage], self.fallbacks)
+        where = f"stages.{stage}.promotion"
+        if study.stage_after(stage) is None:
+            yield Problem(f"{where}.policy", f"{self.policy} makes the next stage's variants, and this is the last")
+        fields = [("fields", self.fields), ("log", self.log), ("bounds", list(self.bounds))]
+        for part, named in [*fields, ("multiple_of", list(self.multiple_of))]:
+            for name in named:
+                if name not in study_fields():
+                    yield Problem(f"{where}.{part}", no_such_field(name))
+
+    def next_arms(
+        self, study: Study, stage: str, here: ArmCount, *, axes: int | None = None, spent: float | None = None
+    ) -> ArmCount:
+        """A point each, and repeats of some: it is the trials that are designed."""
+        return ArmCount(self.trials - self.slack, self.trials + self.slack, False, self.trials)
+
+    def fallback_trials(self, trials: int) -> dict[str, int]:
+        """Repeats and a tighter target."""
+        return self.fallbacks.most_trials(trials)
+
+    def decide(self, study: Study, results: StageResults, arms: list[Arm]) -> Verdict | MoreTrials:
+        """Promote the points of the design; stop where nobody can be ranked, or a point is no valid config."""
+        fallbacks: list[FallbackTaken] = []
+        if self.by_time:
+            run = race(study, results, arms, fallbacks=self.fallbacks, by=self.by, horizon=self.horizon_seconds)
+            if isinstance(run, MoreTrials):
+                return run
+            order, fallbacks = run.reached, list(run.fallbacks)
+            table, more = time_table(run, arms, order), run.numbers()
+        else:
+            order, more = ranked(arms), {}
+            table = summaries(arms, order)
+        tops = order[: self.top]
+        verdict = Verdict(
+            stage=results.stage,
+            policy=self.policy,
+            parameters={},
+            decision="stop",
+            reason="stop: nobody reached the target, so there is no region to refine",
+            metric=self.metric,
+            ranking=table,
+            test={"name": "none", "why": "a design proves nothing", **more},
+            not_chosen={arm.name: arm.why_not or "gives way to the design" for arm in arms if arm not in tops},
+            fallbacks=fallbacks,
+            notes=[f"{taken.name}: {taken.reason}" for taken in fallbacks],
+        )
+        if not tops:
+            return verdict
+        region = region_of(study, results.stage, results.variants, [arm.variant for arm in tops], self)
+        kind, points, details, region = design_of(region, self)
+        refs = [_ref(study, region, name, values, repeats) for name, values, repeats in points]
+        problem = _problem(study, results.stage, refs)
+        if problem:
+            return verdict.model_copy(update={"reason": f"stop: the design has a point that can't be run: {problem}"})
+        trials = sum(ref.repeats for ref in refs)
+        leaders = ", ".join(arm.name for arm in tops)
+        return verdict.model_copy(
+            update={
+                "decision": "promote",
+                "reason": f"promote a {kind} of {trials} trials around {leaders}: {_varied(region)}",
+                "promoted": refs,
+                "winner": tops[0].name,
+                "claim": "candidate",
+                "test": verdict.test
+                | {
+                    "design": kind,
+                    "trials": trials,
+                    "top": [arm.name for arm in tops],
+                    "locked": region.locked,
+                    "levels": plain(region.factors),
+                    "log": [factor.field for factor in region.factors if factor.log],
+                    "max_correlation": max_correlation(region, points),
+                    **details,
+                },
+                "notes": [*verdict.notes, *region.notes, *_notes(region, details, tops, self)],
+            }
+        )
 
 
 Planned = tuple[str, dict[str, Any], int]
@@ -507,8 +568,7 @@ def _ref(study: Study, region: Region, name: str, values: Mapping[str, Any], rep
 
 def _problem(study: Study, stage: str, refs: Iterable[VariantRef]) -> str:
     """The first thing wrong with a point in the stage that runs it; empty if all can be run."""
-    stages = list(study.stages)
-    following = stages[min(stages.index(stage) + 1, len(stages) - 1)]
+    following = study.stage_after(stage) or stage
     for ref in refs:
         try:
             variant_config(study, following, ref)

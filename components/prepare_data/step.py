@@ -18,9 +18,9 @@ from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
 from podium.components.study.trials import dataset_config, datasets, variant_config
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.study.verdict import VariantRef
+from podium.trainer.builtin.data.manifest import check_lengths
 from podium.trainer.builtin.data.prepare import prepare as prepare_dataset
-from podium.trainer.builtin.data.shards import check_lengths
 from podium.trainer.trial.errors import NotFoundError, Problem, UserError
 from podium.trainer.trial.storage import open_storage, split_uri
 from podium.trainer.trial.sync import initialise, mlflow_uri

@@ -58,7 +58,7 @@ class ServedLanguageModel(PythonModel):  # type: ignore[misc]  # mlflow is untyp
         import torch
 
         from podium.trainer.builtin.data.loader import evaluation_batches
-        from podium.trainer.builtin.data.shards import dataset_folder as local_folder
+        from podium.trainer.builtin.data.manifest import dataset_folder as local_folder
 
         folder, config = local_folder(dataset_folder), self.config
         batches = evaluation_batches(

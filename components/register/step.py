@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,9 +18,10 @@ from typing import Any
 
 from podium.components.study.layout import REGISTRATION, mlflow_tags, verdict_key
 from podium.components.study.run import Finalist, Run, finalists, last_verdict
-from podium.components.verdicts.verdict import Verdict
-from podium.trainer.builtin.data.shards import TOKENIZER
+from podium.components.study.verdict import Verdict
+from podium.trainer.builtin.data.manifest import TOKENIZER
 from podium.trainer.trial.errors import PodiumError
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.sync import artifact_root, client, ensure_parent, mlflow_uri
 
@@ -38,7 +38,7 @@ def log_version(run: Run, winner: Finalist, tracking_uri: str, tags: Mapping[str
 
     MLflow's own `log_model` would load the model to try its example: PyTorch in a step that needs none.
     """
-    with tempfile.TemporaryDirectory(prefix="podium-register-") as scratch, _quiet():
+    with scratch_folder("register") as scratch, _quiet():
         import mlflow
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import Model
@@ -111,7 +111,7 @@ def _requirements(winner: Finalist) -> list[str]:
     versions = winner.result.versions
     # without the build (`+cu128`), which is no version of the package index
     torch = versions.torch.partition("+")[0] if versions and versions.torch else ""
-    needed = (*NEEDED, "transformers") if winner.trial.config.model.family == "gpt2" else NEEDED
+    needed = (*NEEDED, *winner.trial.config.model.libraries)
     installed = [f"{name}=={importlib.metadata.version(name)}" for name in needed]
     return [*installed, f"torch=={torch}" if torch else "torch"]
 

@@ -6,10 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from scipy.special import stdtrit
-
 from podium.components.reporting import table
-from podium.components.reporting.model import FINISHED, ReportData, StageData, arms_of, means_of
+from podium.components.reporting.model import ReportData, StageData, arms_of, means_of
 from podium.components.reporting.results_csv import Row
 from podium.components.reporting.run_tables import (
     champion_table,
@@ -28,8 +26,10 @@ from podium.components.reporting.run_tables import (
 from podium.components.reporting.table import Block, Bullets, Code, Figure, Gallery, Headline, Section
 from podium.components.reporting.tables import axis_tables, broken_logs, evaluation_tables, stage_table, trials_table
 from podium.components.study.load import dump_study
-from podium.components.verdicts.arms import pooled
-from podium.components.verdicts.verdict import ArmSummary, Verdict
+from podium.components.study.policy import Conclusion, policy_of
+from podium.components.study.trials import RANKED
+from podium.components.study.verdict import ArmSummary, Verdict
+from podium.components.verdicts.stats import pooled_over, t_quantile
 
 MAX_STUDY_TEXT = 60_000
 POWER = 0.8
@@ -85,7 +85,7 @@ def limitations(data: ReportData) -> list[str]:
         elif stage.verdict and max((arm.n for arm in stage.verdict.ranking), default=0) == 1:
             name = stage.name.capitalize()
             told.append(f"{name} has one seed a variant: it ranks, and the best of several looks better than it is.")
-        lost = [t for t in stage.trials if t.result and t.status not in FINISHED]
+        lost = [t for t in stage.trials if t.result and t.status not in RANKED]
         if lost:
             names = sorted({f"{t.variant.name} ({t.status.replace('_', ' ')})" for t in lost})
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -110,15 +110,15 @@ def power_sentence(stage: StageData, power: float = POWER) -> str:
     """
     metric = stage.stage.promotion.metric
     arms = arms_of(stage.trials, metric).values()
-    noise = pooled(arms)
-    if noise is None or not noise.sd:
+    noise = pooled_over(arms)
+    if not noise.sd:
         return ""
     alpha = getattr(stage.stage.promotion, "alpha", DEFAULT_ALPHA)
     if alpha is None:
         return ""  # the policy selects and tests nothing
     n = max(arm.n for arm in arms)
-    quantiles = stdtrit(noise.degrees_of_freedom, [1 - alpha, power])
-    lead = float(sum(quantiles)) * noise.sd * math.sqrt(2 / n)
+    freedom = noise.degrees_of_freedom
+    lead = (t_quantile(alpha, freedom) + t_quantile(1 - power, freedom)) * noise.sd * math.sqrt(2 / n)
     sd = table.of_metric(metric, noise.sd)
     return (
         f"Power of {stage.name}: with {n} seeds a variant and a pooled SD of {sd}, a true lead of "
@@ -236,14 +236,16 @@ def _final(data: ReportData, stage: StageData, verdict: Verdict) -> Headline:
     alpha = verdict.test.get("alpha", getattr(stage.stage.promotion, "alpha", None))
     facts = (*_effect_facts(verdict, arm), *_money(data))
     detail = _numbers(data, stage, verdict, arm, base)
-    if verdict.policy in ("always", "if_affordable"):
+    policy = policy_of(data.study, stage.name)
+    if not policy.ranks:
         return _compared(data)
     if not winner:
         return Headline(
             "open", "concluded", f"{stage.name.capitalize()} ended without a winner.", _full(verdict.reason), facts
         )
-    if verdict.policy == "fastest_to_target":
-        return _race(data, verdict, winner, arm)
+    conclusion = policy.conclusion(verdict, winner)
+    if conclusion is not None:
+        return _concluded(data, verdict, winner, conclusion)
     if winner == data.baseline:
         return Headline("candidate", "nothing won", "The baseline stands: no variant beat it.", detail, facts)
     if verdict.proven:
@@ -265,15 +267,12 @@ def _compared(data: ReportData) -> Headline:
     return Headline("candidate", "compared", sentence, f"{', '.join(told)}.{registered}", _money(data))
 
 
-def _race(data: ReportData, verdict: Verdict, winner: str, arm: ArmSummary | None) -> Headline:
-    target = verdict.test.get("target_loss")
-    to = "the target" if target is None else f"a validation loss under {target:g}"
+def _concluded(data: ReportData, verdict: Verdict, winner: str, conclusion: Conclusion) -> Headline:
     words = "exploratory" if verdict.claim == "exploratory" else "candidate"
-    detail = "" if arm is None or arm.mean is None else f"{arm.mean:.4g} s of training, {arm.n} of its seeds counted. "
-    detail += _full(verdict.reason)
+    detail = " ".join(filter(None, (conclusion.detail, _full(verdict.reason))))
     if data.registration and data.registration.get("variant") == winner:
         detail += f" Registered as {data.registration.get('uri')}."
-    return Headline("candidate", words, f"{winner} is the fastest to {to}.", detail, _money(data))
+    return Headline("candidate", words, conclusion.sentence, detail, _money(data))
 
 
 def _numbers(

@@ -8,14 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.special import stdtrit
-
 from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.table import Line, Table, number, text
 from podium.components.study.design import baseline, value_name
 from podium.components.study.fields import value_at
 from podium.components.study.schema import Study
+from podium.components.study.verdict import mean_of
 from podium.components.verdicts.arms import FAILED
+from podium.components.verdicts.stats import PooledVariance, interval
 from podium.trainer.trial.result import Curve, TrialResult
 from podium.trainer.trial.units import format_count
 
@@ -137,14 +137,6 @@ LEVEL = 0.95
 
 
 @dataclass(frozen=True)
-class Noise:
-    """SD over replicates, and on how many degrees of freedom it rests."""
-
-    sd: float
-    degrees: int
-
-
-@dataclass(frozen=True)
 class Estimate:
     """An effect: of logarithms for times and steps, in nats for losses."""
 
@@ -158,8 +150,7 @@ class Estimate:
         """Two-sided, at 95 %."""
         if self.error is None:
             return None
-        half = float(stdtrit(self.degrees, (1 + LEVEL) / 2)) * self.error
-        return self.value - half, self.value + half
+        return interval(self.value, self.error, self.degrees, (1 - LEVEL) / 2)
 
     @property
     def sure(self) -> bool:
@@ -209,16 +200,10 @@ MEASURES: dict[str, Measure] = {
 }
 
 
-def noise_of(runs: Sequence[TimedRun], measure: Measure) -> Noise | None:
-    """The SD over replicates, pooled; None where nothing was repeated."""
-    squares, degrees = [], 0
-    for cell in by_cell([run for run in runs if run.reached]).values():
-        values = [value for run in cell if (value := measure(run)) is not None]
-        if len(values) > 1:
-            mean = math.fsum(values) / len(values)
-            squares += [(value - mean) ** 2 for value in values]
-            degrees += len(values) - 1
-    return Noise(math.sqrt(math.fsum(squares) / degrees), degrees) if degrees else None
+def noise_of(runs: Sequence[TimedRun], measure: Measure) -> PooledVariance:
+    """The variance over replicates, pooled over cells."""
+    cells = by_cell([run for run in runs if run.reached]).values()
+    return PooledVariance.of([value for run in cell if (value := measure(run)) is not None] for cell in cells)
 
 
 def contrast(runs: Sequence[TimedRun], axes: Sequence[str], change: Mapping[str, tuple[Any, Any]]) -> Contrast | None:
@@ -249,15 +234,15 @@ def _estimate(
     for before, after in pairs:
         a, b = ([value for run in cell if (value := measure(run)) is not None] for cell in (before, after))
         if a and b:
-            differences.append(math.fsum(b) / len(b) - math.fsum(a) / len(a))
+            differences.append(mean_of(b) - mean_of(a))
             weights.append(1 / len(a) + 1 / len(b))
     if not differences:
         return None
     noise = noise_of(runs, measure)
-    value = math.fsum(differences) / len(differences)
-    if noise is None:
+    value = mean_of(differences)
+    if noise.sd is None:
         return Estimate(value, None, 0)
-    return Estimate(value, noise.sd * math.sqrt(math.fsum(weights)) / len(differences), noise.degrees)
+    return Estimate(value, noise.sd * math.sqrt(math.fsum(weights)) / len(differences), noise.degrees_of_freedom)
 
 
 def effects_table(data: ReportData, runs: Sequence[TimedRun]) -> Table:

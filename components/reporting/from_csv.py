@@ -17,7 +17,7 @@ from podium.components.reporting.figures.gallery import all_figures
 from podium.components.reporting.model import PENDING, Score, TrialData, smallbench_scores
 from podium.components.reporting.results_csv import COLUMNS, Row, parse_curve, read_csv
 from podium.components.study.layout import TrialKey
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.study.verdict import VariantRef
 from podium.trainer.trial.errors import UserError
 from podium.trainer.trial.result import Point, Status, TrialResult
 

@@ -15,18 +15,15 @@ from podium.components.study.ledger import Entry
 from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
-from podium.components.study.trials import Trial
-from podium.components.verdicts.arms import Arm
-from podium.components.verdicts.verdict import VariantRef, Verdict
+from podium.components.study.trials import RANKED, Trial
+from podium.components.study.verdict import Arm, VariantRef, Verdict
 from podium.trainer.builtin.config import TrainConfig
-from podium.trainer.builtin.routing_metrics import Routing, routing_of
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
+from podium.trainer.trial.routing_metrics import Routing, routing_of
 
 PENDING = "pending"
 """Status of a trial that has no result yet."""
-FINISHED = frozenset({"completed", "target_reached", "missed_target"})
-"""Statuses whose final value counts; a killed trial's is shown apart."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ class TrialData:
 
     def value(self, metric: str) -> float | None:
         """The final value of a metric, where the trial finished and it is finite."""
-        value = getattr(self.result, metric, None) if self.status in FINISHED else None
+        value = getattr(self.result, metric, None) if self.status in RANKED else None
         return value if isinstance(value, float) and math.isfinite(value) else None
 
 
@@ -193,8 +190,6 @@ class ReportData:
 
 MAX_CURVES = 300
 """Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""
-LOG_LINES = 20
-_LOG_BYTES = 16_384
 _THREADS = 16
 """Reads at once: an object store answers each in tens of milliseconds."""
 
@@ -298,17 +293,7 @@ def _routing(run: Run, trial: Trial) -> tuple[Routing, ...]:
 
 def log_tail(run: Run, trial: Trial) -> str:
     """The last lines of a trial's log; empty where it has none."""
-    path = run.storage.local_path(trial.key.log)
-    try:
-        if path is None:
-            text = run.storage.read_text(trial.key.log)
-        else:
-            with path.open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - _LOG_BYTES))
-                text = file.read().decode(errors="replace")
-    except (NotFoundError, FileNotFoundError):
-        return ""
-    return "\n".join(text.splitlines()[-LOG_LINES:])
+    return "\n".join(run.storage.read_tail(trial.key.log))
 
 
 def _evaluations(run: Run, stages: tuple[StageData, ...]) -> list[EvaluationData]:

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from podium.components.reporting import table
-from podium.components.reporting.model import FINISHED, PENDING, ReportData, StageData
+from podium.components.reporting.model import PENDING, ReportData, StageData
 from podium.components.reporting.table import Line, Table, number, prose, text
 from podium.components.reporting.tables import FOLD_FROM
-from podium.components.study.trials import stage_seeds
+from podium.components.study.trials import RANKED, stage_seeds
 from podium.trainer.trial.stopping import KillRule
 from podium.trainer.trial.units import format_count
 
@@ -24,13 +24,13 @@ def stages_table(data: ReportData) -> Table:
     lines = []
     for stage in data.stages:
         statuses = [trial.status for trial in stage.trials]
-        lost = {name: statuses.count(name) for name in dict.fromkeys(statuses) if name not in (PENDING, *FINISHED)}
+        lost = {name: statuses.count(name) for name in dict.fromkeys(statuses) if name not in (PENDING, *RANKED)}
         verdict = stage.verdict
         cells = (
             stage.name,
             "" if stage.variants is None else str(len(stage.variants)),
             str(len(statuses)),
-            str(sum(status in FINISHED for status in statuses)),
+            str(sum(status in RANKED for status in statuses)),
             ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none",
             verdict.decision if verdict else "to come",
             ", ".join(variant.name for variant in verdict.promoted[:8]) if verdict else "",

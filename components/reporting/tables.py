@@ -8,7 +8,6 @@ from typing import Any
 
 from podium.components.reporting import table
 from podium.components.reporting.model import (
-    FINISHED,
     PENDING,
     EvaluationData,
     ReportData,
@@ -21,7 +20,8 @@ from podium.components.reporting.model import (
 )
 from podium.components.reporting.results_csv import Row, axis_keys
 from podium.components.reporting.table import Column, Line, Mark, Table, number, prose, text
-from podium.components.verdicts.verdict import ArmSummary
+from podium.components.study.trials import RANKED
+from podium.components.study.verdict import ArmSummary
 
 LOSS, PERPLEXITY, BITS = "final_val_loss", "final_val_perplexity", "final_bits_per_byte"
 FOLD_FROM = 40
@@ -49,10 +49,10 @@ def axis_tables(data: ReportData) -> list[Table]:
         for row, value in zip(rows, order, strict=True):
             trials = stage.trials_of(row.variant)
             status = _status(trials)
-            seeds = max(seeds, sum(trial.status in FINISHED for trial in trials))
+            seeds = max(seeds, sum(trial.status in RANKED for trial in trials))
             is_base = row.variant == data.baseline
             mark: Mark = "winner" if value is not None and value == best else ""
-            mark = mark or ("baseline" if is_base else "" if status in ("", *FINISHED) else "lost")
+            mark = mark or ("baseline" if is_base else "" if status in ("", *RANKED) else "lost")
             result = next((trial.result for trial in trials if trial.result and trial.result.n_layers), None)
             roles = ("baseline" if is_base else "", "best" if mark == "winner" else "")
             gap = None if value is None or base is None or value == base else value - base
@@ -160,7 +160,7 @@ def trials_table(stage: StageData, rows: Iterable[Row]) -> Table:
     for row in rows:
         if row["stage"] != stage.name:
             continue
-        lost = row["status"] not in (PENDING, *FINISHED)
+        lost = row["status"] not in (PENDING, *RANKED)
         why = row.get("reason", "") if lost or row["status"] != "completed" else ""
         if row.get("reused_from"):
             why = f"taken from run {row['reused_from']}"

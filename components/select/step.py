@@ -12,7 +12,7 @@ from podium.components.reporting.build import build_report
 from podium.components.study.design import Selection
 from podium.components.study.layout import CANCEL
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import MoreTrials, Verdict, to_markdown
+from podium.components.study.verdict import MoreTrials, Verdict, to_markdown
 from podium.trainer.trial.errors import PodiumError
 
 PARTIAL = "partial"

@@ -15,22 +15,22 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from podium.components.launch.conductor import copy_object
-from podium.components.launch.launcher import USER_ERROR, Ended, Launcher, Task, trial_command
+from podium.components.launch.foreign_trials import copy_object
+from podium.components.launch.launcher import Launcher, Task, TaskEnd, trial_command
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.launch.tracker import Tracker
 from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.design import baseline
 from podium.components.study.fingerprint import canonical_hash, trial_fingerprint
-from podium.components.study.layout import LEASE, SHAKEDOWN
+from podium.components.study.layout import LEASE, LOGS, SHAKEDOWN
 from podium.components.study.run import Run, passed
 from podium.components.study.trials import gate_stages, stage_seeds, trial_config
 from podium.trainer.builtin.config import RunSpec, ScheduleConfig, TrainConfig
 from podium.trainer.builtin.model_config import RouterConfig
-from podium.trainer.builtin.routing_metrics import routing_of
-from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
-from podium.trainer.trial.result import Status, TrialResult, read_lines
+from podium.trainer.trial.result import CHECKPOINTS, CONFIG, METRICS, SYNC, Status, read_metrics, read_result
+from podium.trainer.trial.routing_metrics import routing_of
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.stopping import StopRules
 from podium.trainer.trial.storage import Storage, join_uri
@@ -40,7 +40,6 @@ from podium.trainer.trial.sync import mlflow_uri
 #
 # `whole` ran all steps in one go; `resumed` started from its checkpoint half way and did the second half again.
 
-CHECKPOINTS = "checkpoints"
 RESUME_TOLERANCE = 0.02
 """Nats by which a step's loss may differ after a resume on a device whose kernels are not deterministic; 0 on a CPU."""
 
@@ -63,8 +62,8 @@ class Shaken:
         """The folders of the two runs; `config` is what both were given."""
         self.config, self.half = config, config.steps // 2
         self.whole, self.resumed = whole, resumed
-        self.result, self.resumed_result = _result(whole), _result(resumed)
-        self.lines, self.resumed_lines = _lines(whole), _lines(resumed)
+        self.result, self.resumed_result = read_result(whole), read_result(resumed)
+        self.lines, self.resumed_lines = read_metrics(whole), read_metrics(resumed)
 
 
 def trained(shaken: Shaken) -> Check:
@@ -130,7 +129,7 @@ def tracking(shaken: Shaken) -> Check:
     steps = sorted(_by_step(shaken.lines))
     whole = steps == list(range(1, shaken.config.steps + 1))
     try:
-        sent = shaken.whole.read_json("sync.json")["run_id"]
+        sent = shaken.whole.read_json(SYNC)["run_id"]
     except NotFoundError:
         sent = None
     detail = f"metrics.jsonl has {len(steps)} of {shaken.config.steps} steps; " + (
@@ -179,20 +178,6 @@ def _schedule(config: TrainConfig, what: str) -> list[int]:
     return sorted({*range(every, config.steps + 1, every), config.steps})
 
 
-def _result(folder: Storage) -> TrialResult | None:
-    try:
-        return TrialResult.model_validate_json(folder.read_bytes("result.json"))
-    except NotFoundError:
-        return None
-
-
-def _lines(folder: Storage) -> list[dict[str, Any]]:
-    try:
-        return list(read_lines(folder.read_text("metrics.jsonl")))
-    except NotFoundError:
-        return []
-
-
 def _values(lines: Sequence[dict[str, Any]], name: str) -> list[float | None]:
     return [line[name] for line in lines if name in line]
 
@@ -216,7 +201,7 @@ def _shown(values: Sequence[float | None]) -> str:
 
 FOLDER = "shakedown"
 WHOLE, RESUMED = "whole", "resumed"
-LOG = "logs/shakedown.log"
+LOG = f"{LOGS}/shakedown.log"
 STARTS = 2
 """Times that each of the two runs is started before a crash is the gate's answer."""
 
@@ -254,7 +239,7 @@ def shakedown(run: str, store: str, launcher: str, gpus: str) -> str:
         return _record(opened, checks, seconds * resources.devices, len(modes))
 
 
-def _checks(folder: Storage, spec: RunSpec, attempts: list[Ended], prefix: str) -> list[Check]:
+def _checks(folder: Storage, spec: RunSpec, attempts: list[TaskEnd], prefix: str) -> list[Check]:
     found = run_checks(Shaken(spec.config, folder.child(WHOLE), folder.child(RESUMED)))
     if attempts[-1].code != 0:
         found.append(_crash(attempts[-1]))
@@ -321,26 +306,26 @@ def _often(router: RouterConfig | None, steps: int) -> RouterConfig:
     return router.model_copy(update={"log_every_steps": min(router.log_every_steps, steps)})
 
 
-def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices: int) -> list[Ended]:
+def _run_twice(run: Run, place: str, launcher: Launcher, spec: RunSpec, devices: int) -> list[TaskEnd]:
     """Both runs, one after the other; the second only where the first got to its end. Every attempt, in order."""
     folder = run.storage.child(place)
     whole, resumed = folder.child(WHOLE), folder.child(RESUMED)
     half = spec.config.steps // 2
-    whole.write_json("config.json", spec.model_dump(mode="json"))
+    whole.write_json(CONFIG, spec.model_dump(mode="json"))
     attempts = _run(run, f"{place}/{WHOLE}", launcher, devices)
     if attempts[-1].code != 0 or not whole.exists(f"{CHECKPOINTS}/ckpt-step-{half}.pt"):
         return attempts
     # what a run that was killed half way leaves behind
     copy_object(whole, resumed, f"{CHECKPOINTS}/ckpt-step-{half}.pt")
-    lines = whole.read_text("metrics.jsonl").splitlines(keepends=True)
-    resumed.write_text("metrics.jsonl", "".join(line for line in lines if json.loads(line)["step"] <= half))
-    resumed.write_json("config.json", spec.model_dump(mode="json"))
+    lines = whole.read_text(METRICS).splitlines(keepends=True)
+    resumed.write_text(METRICS, "".join(line for line in lines if json.loads(line)["step"] <= half))
+    resumed.write_json(CONFIG, spec.model_dump(mode="json"))
     return attempts + _run(run, f"{place}/{RESUMED}", launcher, devices)
 
 
-def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]:
+def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[TaskEnd]:
     """Start a run until it ends by itself; a crash may be the machine's fault once."""
-    attempts: list[Ended] = []
+    attempts: list[TaskEnd] = []
     for _ in range(STARTS):
         task = Task(
             name=folder,
@@ -352,12 +337,12 @@ def _run(run: Run, folder: str, launcher: Launcher, devices: int) -> list[Ended]
             folder=folder,
         )
         attempts += run_task(run, launcher, task)
-        if attempts[-1].code in (0, USER_ERROR):
+        if attempts[-1].code in (0, ExitCode.USER_ERROR):
             break
     return attempts
 
 
-def _crash(ended: Ended) -> Check:
+def _crash(ended: TaskEnd) -> Check:
     tail = "\n".join(ended.tail)
     return Check(name="ended well", passed=False, detail=f"{ended.task.name} ended with code {ended.code}:\n{tail}")
 

@@ -6,85 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from podium.components.policies.schema import (
-    TIME,
-    BeatsBaseline,
-    Fallbacks,
-    FastestToTarget,
-    ReachesTarget,
-    RefineRegion,
-)
 from podium.components.study.cost import stage_cost
 from podium.components.study.design import baseline, experiments, group_problems, variants
-from podium.components.study.fields import no_such_field, study_fields
 from podium.components.study.fingerprint import canonical_hash
-from podium.components.study.schema import NAME, Stage, Study
+from podium.components.study.policy import policy_of
+from podium.components.study.schema import NAME, Study
 from podium.components.study.trials import dataset_config, stage_seeds, variant_config
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.checks import impossible_rules
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.units import format_usd
-
-# What a promotion policy asks of the study around it.
-
-
-def policy_problems(study: Study) -> Iterator[Problem]:
-    """Policies that can't work where they stand, each with its place."""
-    stages = list(study.stages)
-    for index, (name, stage) in enumerate(study.stages.items()):
-        policy, where = stage.promotion, f"stages.{name}.promotion"
-        if isinstance(policy, FastestToTarget) and policy.metric != TIME:
-            yield Problem(f"{where}.metric", f"must be {TIME!r} for fastest_to_target, got {policy.metric!r}")
-        if isinstance(policy, BeatsBaseline | ReachesTarget) and policy.pivot is not None and index == 0:
-            yield Problem(f"{where}.pivot", "takes the next best of the stage before, and this is the first stage")
-        if isinstance(policy, BeatsBaseline) and policy.paired and name in study.baseline.recorded:
-            yield Problem(
-                f"{where}.paired", "needs the baseline's own seeds, and its figure here was recorded elsewhere"
-            )
-        if policy.metric == TIME:
-            yield from _time_problems(name, stage)
-        if isinstance(policy, FastestToTarget | RefineRegion):
-            yield from _fallback_problems(name, stage, policy)
-        if isinstance(policy, RefineRegion):
-            if name == stages[-1]:
-                yield Problem(f"{where}.policy", "refine_region makes the next stage's variants, and this is the last")
-            fields = [("fields", policy.fields), ("log", policy.log), ("bounds", list(policy.bounds))]
-            for part, named in [*fields, ("multiple_of", list(policy.multiple_of))]:
-                for field in named:
-                    if field not in study_fields():
-                        yield Problem(f"{where}.{part}", no_such_field(field))
-
-
-def _time_problems(name: str, stage: Stage) -> Iterator[Problem]:
-    """A time says something only where a trial has its device to itself, and stops at its target."""
-    if stage.stop.target is None:
-        yield Problem(f"stages.{name}.stop.target", f"must be given: the stage ranks by {TIME}")
-    resources = stage.resources
-    if not resources.gpus_per_trial and resources.parallel > 1 and not resources.share_cpu:
-        yield Problem(
-            f"stages.{name}.resources.parallel",
-            f"must be 1: the stage ranks times, and trials would share the CPU (resources.share_cpu: true says that "
-            f"they may), got {resources.parallel}",
-        )
-
-
-def _fallback_problems(name: str, stage: Stage, policy: FastestToTarget | RefineRegion) -> Iterator[Problem]:
-    where, fallbacks, rule = f"stages.{name}.promotion.fallbacks", policy.fallbacks, stage.stop.target
-    if fallbacks != Fallbacks() and policy.metric != TIME:
-        yield Problem(where, f"are for a stage that ranks by {TIME}, got metric {policy.metric!r}")
-    elif rule is not None:
-        looser = [loss for loss in rule.losses if loss > rule.loss]
-        if fallbacks.relax is not None and fallbacks.relax not in looser:
-            timed = ", ".join(f"{loss:g}" for loss in looser) or "none"
-            yield Problem(
-                f"{where}.relax",
-                f"must be a looser loss that stop.target.also times ({timed}), got {fallbacks.relax:g}",
-            )
-        if fallbacks.tighten is not None and fallbacks.tighten.target >= rule.loss:
-            got = fallbacks.tighten.target
-            yield Problem(f"{where}.tighten.target", f"must be under the target {rule.loss:g}, got {got:g}")
-
 
 LONGEST_NAME = 60
 NAME_RULE = "must be lower-case letters, digits, '.', '_' or '-', first a letter or digit, since it becomes a folder"
@@ -98,7 +30,8 @@ def check_study(study: Study) -> list[Problem]:
     problems = [*_names(study), *_design(study), *_seeds(study), *_baseline(study)]
     if problems:
         return problems  # the rest would stumble over the same things
-    return [*_configs(study), *_budget(study), *policy_problems(study)]
+    of_policies = (problem for name in study.stages for problem in policy_of(study, name).problems(study, name))
+    return [*_configs(study), *_budget(study), *of_policies]
 
 
 def _names(study: Study) -> Iterator[Problem]:
@@ -122,14 +55,8 @@ def _design(study: Study) -> Iterator[Problem]:
         yield Problem("design", "must be 'one_at_a_time', 'grid' or 'groups' to use the axes, got 'list'")
     if study.design != "list" and not study.axes:
         yield Problem("design", f"must be 'list' where there are no axes, got {study.design!r}")
-    for index, (name, stage) in enumerate(study.stages.items()):
-        if stage.promotion.policy != "top_per_axis":
-            continue
-        where = f"stages.{name}.promotion.policy"
-        if not study.axes or study.design != "one_at_a_time":
-            yield Problem(where, "top_per_axis needs axes and design: one_at_a_time")
-        elif index:
-            yield Problem(where, "top_per_axis ranks the design's variants, so it can only be the first stage's")
+    for name in study.stages:
+        yield from policy_of(study, name).design_problems(study, name)
     for name, axis in study.axes.items():
         doubled = [value for index, value in enumerate(axis.values) if value in axis.values[:index]]
         if doubled:
@@ -205,7 +132,7 @@ def _unbalanced(study: Study, stage: str, configs: list[tuple[VariantRef, TrainC
 def _incomparable(study: Study, stage: str) -> Iterator[Problem]:
     declared = study.stages[stage]
     metric = declared.promotion.metric
-    if metric != "final_bits_per_byte" and declared.promotion.policy != "always":
+    if metric != "final_bits_per_byte" and not policy_of(study, stage).takes_any_tokenizer:
         yield Problem(
             f"stages.{stage}.promotion.metric",
             f"must be 'final_bits_per_byte': the variants have different tokenizers or texts, so losses and "

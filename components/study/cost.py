@@ -6,16 +6,8 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from podium.components.policies.schema import (
-    BeatsBaseline,
-    BestMean,
-    FastestToTarget,
-    ReachesTarget,
-    RefineRegion,
-    TopPerAxis,
-    WithinMargin,
-)
-from podium.components.study.schema import Price, Study, needs_baseline_run
+from podium.components.study.policy import ArmCount, policy_of
+from podium.components.study.schema import Price, Study
 from podium.components.study.trials import stage_seeds
 
 
@@ -72,56 +64,9 @@ def total(values: Iterable[float | None]) -> float | None:
     return round(math.fsum(known), 6) if len(known) == len(parts) else None
 
 
-# How many variants a policy lets go on, the fewest and the most, and what the way to the end costs with them.
+# What the way to the end costs with the variants that a policy promotes.
 #
-# What may go on is capped by money: a second variant is worth nothing if the stages after can then not be paid.
-
-
-@dataclass(frozen=True)
-class Counted:
-    """Variants that take part in a stage, the baseline included."""
-
-    fewest: int
-    most: int
-    has_baseline: bool
-    planned: int | None = None
-    """How many there are meant to be, where that is not the most."""
-
-    @property
-    def likely(self) -> int:
-        """What a plan counts."""
-        return self.most if self.planned is None else self.planned
-
-
-def go_on(study: Study, stage: str, here: Counted, *, axes: int | None = None, spent: float | None = None) -> Counted:
-    """Who takes part in the stage after this one.
-
-    `axes` is how many of the study's axes are selected, all by default; `spent` caps by the budget what may go on.
-    """
-    policy = study.stages[stage].promotion
-    stages = list(study.stages)
-    following = stages[stages.index(stage) + 1 :][:1]
-    needs_baseline = bool(following) and needs_baseline_run(study, following[0])
-    if isinstance(policy, TopPerAxis):
-        axes = len(study.axes) if axes is None else axes
-        most = min(here.most, int(policy.keep_baseline) + axes) + int(policy.combine and axes > 1)
-        return Counted(1, most, policy.keep_baseline)
-    if isinstance(policy, BestMean):
-        return Counted(1, min(here.most, 1 + int(needs_baseline)), needs_baseline)
-    if isinstance(policy, WithinMargin | BeatsBaseline):
-        joins = int(needs_baseline and policy.keep_baseline)
-        most = min(max(1, here.most - int(here.has_baseline)), policy.most)
-        if isinstance(policy, WithinMargin) and following and spent is not None:
-            most = max(1, payable(study, following[0], spent, most, baseline=bool(joins)))
-        return Counted(1 + joins, most + joins, bool(joins))
-    if isinstance(policy, ReachesTarget):
-        return Counted(1, 1, False)
-    if isinstance(policy, FastestToTarget):
-        return Counted(1, min(here.most, policy.top), False)
-    if isinstance(policy, RefineRegion):
-        # a point each here, and repeats of some: it is the trials that are designed
-        return Counted(policy.trials - policy.slack, policy.trials + policy.slack, False, policy.trials)
-    return here
+# What may be promoted is capped by money: a second variant is worth nothing if the stages after can then not be paid.
 
 
 def payable(study: Study, stage: str, spent: float, most: int, *, baseline: bool) -> int:
@@ -138,37 +83,11 @@ def usd_to_end(study: Study, stage: str, arms: int) -> float | None:
     """Dollars of a stage with this many arms, and of what comes after with the fewest; None where one is unknown."""
     stages = list(study.stages)
     parts: list[float | None] = []
-    here = Counted(arms, arms, False)
+    here = ArmCount(arms, arms, False)
     for name in stages[stages.index(stage) :]:
         recorded = int(here.has_baseline and name in study.baseline.recorded)
         parts.append(stage_cost(study, name, here.fewest - recorded).usd)
-        here = go_on(study, name, here)
+        here = policy_of(study, name).next_arms(study, name, here)
     gpus = study.stages[stages[-1]].resources.gpus_per_trial
     parts.append(run_usd(study.evaluation.price, max(gpus, 1)))
     return total(parts)
-
-
-def pivots(study: Study, stage: str) -> int:
-    """Variants that a stage may try besides."""
-    policy = study.stages[stage].promotion
-    rule = policy.pivot if isinstance(policy, BeatsBaseline | ReachesTarget) else None
-    return rule.most if rule is not None else 0
-
-
-def evaluated_arms(study: Study, most: int) -> int:
-    """How many arms of the last stage are evaluated, of `most` that may be ranked there."""
-    policy = study.stages[list(study.stages)[-1]].promotion
-    return min(most, policy.top) if isinstance(policy, FastestToTarget) else most
-
-
-def fallback_trials(study: Study, stage: str, trials: int) -> dict[str, int]:
-    """What a fallback of the stage would run besides its `trials`, at most; two of them never come together."""
-    policy = study.stages[stage].promotion
-    if not isinstance(policy, FastestToTarget | RefineRegion):
-        return {}
-    found = {}
-    if policy.fallbacks.repeat is not None:
-        found["repeats"] = min(policy.fallbacks.repeat.leaders, trials) * (policy.fallbacks.repeat.runs - 1)
-    if policy.fallbacks.tighten is not None:
-        found["a tighter target"] = trials
-    return found

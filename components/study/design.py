@@ -11,10 +11,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, Self
 
-from podium.components.policies.schema import TIME
 from podium.components.study.fields import nearest, value_at, with_overrides
-from podium.components.study.schema import MAX_SEEDS_BY_COUNT, Axis, Group, Study
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.study.schema import MAX_SEEDS_BY_COUNT, TIME, Axis, Group, Study
+from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.errors import Problem, UserError
 

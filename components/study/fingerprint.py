@@ -1,7 +1,7 @@
 """Identities: what is hashed, and how. Nothing is hashed that has no stable serialisation.
 
 A run's id covers the study and the content of its data, never a path. A trial's fingerprint covers its resolved config,
-its data, the trainer's sources and, where it has one, the reference that may kill it.
+its data, the code of the training path and, where it has one, the reference that may kill it.
 """
 
 from __future__ import annotations
@@ -11,30 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
-import podium.trainer
 from podium.components.study.schema import Study
 from podium.trainer.builtin.config import TrainConfig
-
-# A digest of the trainer's sources: part of every trial's identity, and what an image is asked to have.
-
-DIGITS = 16
-
-
-@cache
-def trainer_digest() -> str:
-    """A digest of the trainer's sources: names and contents of its Python files."""
-    root = Path(podium.trainer.__path__[0])
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py"), key=lambda path: path.relative_to(root).as_posix()):
-        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:DIGITS]
-
+from podium.trainer.builtin.training_path import trainer_digest
 
 RUN_ID_DIGITS = 8
 FINGERPRINT_DIGITS = 16

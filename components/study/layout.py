@@ -14,15 +14,21 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Literal
 
-from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.storage import Storage
 
 RUNS = "runs"
 DATA = "data"
 STUDY = "study.yaml"
+TRIALS = "trials"
+LOGS = "logs"
+REPORT = "report"
+REPORT_PAGE = f"{REPORT}/index.html"
+PIPELINE_LOG = f"{LOGS}/pipeline.log"
+EVALUATION = "evaluation"
 LEASE = "lease.json"
+ATTEMPTS = "attempts.json"
 CANCEL = "cancel.json"
 JOBS = "jobs.json"
 WAITING = "waiting.json"
@@ -59,17 +65,26 @@ class TrialKey:
     def folder(self) -> str:
         """The trial's folder, from the run's."""
         suffix = f"-{self.fallback}" if self.fallback else ""
-        return f"trials/{self.stage}/{self.variant}/seed-{self.seed}{suffix}"
+        return f"{TRIALS}/{self.stage}/{self.variant}/seed-{self.seed}{suffix}"
+
+    def file(self, name: str) -> str:
+        """A file of the trial's folder, from the run's."""
+        return f"{self.folder}/{name}"
 
     @property
     def name(self) -> str:
         """`ranking/emb25/seed-42`: what logs and tables call it."""
-        return self.folder.removeprefix("trials/")
+        return self.folder.removeprefix(f"{TRIALS}/")
 
     @property
     def log(self) -> str:
         """The trial's log, from the run's folder."""
-        return f"logs/{self.stage}/{self.variant}-seed-{self.seed}{'-' + self.fallback if self.fallback else ''}.log"
+        return f"{LOGS}/{self.stage}/{self.variant}-seed-{self.seed}{'-' + self.fallback if self.fallback else ''}.log"
+
+
+def trials_key(stage: str) -> str:
+    """The folder of the stage's trials, from the run's folder."""
+    return f"{TRIALS}/{stage}"
 
 
 def verdict_key(stage: str) -> str:
@@ -79,7 +94,7 @@ def verdict_key(stage: str) -> str:
 
 def evaluation_key(variant: str) -> str:
     """The folder of a finalist's evaluation, from the run's folder."""
-    return f"evaluation/{variant}"
+    return f"{EVALUATION}/{variant}"
 
 
 # What the store knows of Kubeflow: which of our runs a run of Kubeflow's is, and why its last step failed.
@@ -95,9 +110,10 @@ RUN_TAG = "kubeflow.run_id"
 class StepFailure:
     """Why a step failed, in its own words."""
 
-    step: str
-    kind: str
-    """`user`: the user can mend it; `failed`: an error of ours that was foreseen; `crash`: one that was not."""
+    step: str | None
+    """None where the step was killed and could not say anything."""
+    kind: Literal["user", "failed", "crash"]
+    """`user`: the user can fix it; `failed`: a foreseen error; `crash`: a bug, or a step that was killed."""
     message: str
 
 
@@ -109,14 +125,12 @@ def note_run(store: Storage, kubeflow_run: str, run_id: str) -> None:
 
 def run_of(store: Storage, kubeflow_run: str) -> str | None:
     """The id of our run, or None while prepare_data has not got so far."""
-    found = _read(store, _key(kubeflow_run))
-    return None if found is None else found.get("run_id")
+    return (store.read_json(_key(kubeflow_run), None) or {}).get("run_id")
 
 
 def kubeflow_run_of(run: Storage) -> str | None:
     """Kubeflow's run that last executed the run in this folder; None for a run that Kubeflow has never seen."""
-    found = _read(run, KUBEFLOW_RUN)
-    return None if found is None else found.get("run")
+    return (run.read_json(KUBEFLOW_RUN, None) or {}).get("run")
 
 
 def mlflow_tags(run: Storage) -> dict[str, str]:
@@ -140,7 +154,7 @@ def clear_failure(store: Storage, *, run_id: str = "", kubeflow_run: str = "") -
 def failure_of(store: Storage, kubeflow_run: str) -> StepFailure | None:
     """Why the last step of Kubeflow's run failed; None where it said nothing: it was killed, or nothing failed."""
     for key in _failure_keys(run_of(store, kubeflow_run) or "", kubeflow_run):
-        found = _read(store, key)
+        found = store.read_json(key, None)
         if found is not None:
             return StepFailure(**found)
     return None
@@ -153,11 +167,3 @@ def _key(kubeflow_run: str) -> str:
 def _failure_keys(run_id: str, kubeflow_run: str) -> list[str]:
     keys = [f"{run_key(run_id)}/{FAILURE}"] if run_id else []
     return keys + ([f"{KUBEFLOW}/{kubeflow_run}-{FAILURE}"] if kubeflow_run else [])
-
-
-def _read(store: Storage, key: str) -> dict[str, Any] | None:
-    try:
-        found = store.read_json(key)
-    except NotFoundError:
-        return None
-    return found if isinstance(found, dict) else None

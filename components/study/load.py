@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 import podium
-from podium.components.policies.schema import Policy, Promotion
+from podium.components.study import schema
 from podium.components.study.checks import NAME_RULE, check_study
-from podium.components.study.design import Overrides, Selection
-from podium.components.study.fields import RESERVED, coerce, fields_of, nearest
-from podium.components.study.schema import Axis, Baseline, Group, Stage, Study, VariantSpec
+from podium.components.study.design import Overrides
+from podium.components.study.fields import RESERVED, FieldType, coerce, fields_of, nearest
+from podium.components.study.schema import Axis, Baseline, Group, Stage, VariantSpec, policies
 from podium.trainer.builtin.config import TrainConfig, with_text
 from podium.trainer.builtin.data.corpus import parse_corpus
 from podium.trainer.trial.errors import ConfigError, DataError, Problem, UserError
+from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
 
 # A profile: a named set of overrides on a study, merged into it.
 
@@ -82,120 +82,22 @@ def _replaces(key: str, below: Mapping[str, Any], value: Mapping[str, Any], path
     return other_kind or (key in ONE_OF and len(path) == 2 and path[0] == "stages")
 
 
-# YAML as a study is written in: YAML 1.2's plain scalars, no duplicate keys, every error with its line and column.
-#
-# PyYAML's own rules (YAML 1.1) read `5e-5` as text, `no` as false, `1:30` as 90 and 010 as 8; none of that happens
-# here.
-
-_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_Dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-
-_INTEGER = re.compile(r"[-+]?[0-9][0-9_]*$")
-_FLOAT = re.compile(r"[-+]?(?:(?:[0-9][0-9_]*)?\.[0-9]+(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*\.?(?:[eE][-+]?[0-9]+)?)$")
-
-
-class _StudyLoader(_Loader):  # type: ignore[misc]
-    yaml_implicit_resolvers: dict[str, Any] = {}
-
-
-def _resolve(tag: str, pattern: str | re.Pattern[str], first: str) -> None:
-    _StudyLoader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(pattern), list(first))
-
-
-_resolve("null", r"(?:~|null|Null|NULL|)$", "~nN")
-_StudyLoader.yaml_implicit_resolvers.setdefault("", []).append(("tag:yaml.org,2002:null", re.compile(r"$")))
-_resolve("bool", r"(?:true|True|TRUE|false|False|FALSE)$", "tTfF")
-_resolve("int", _INTEGER, "-+0123456789")
-_resolve("float", _FLOAT, "-+0123456789.")
-_resolve("merge", r"<<$", "<")
-
-
-def _integer(loader: Any, node: Any) -> int:
-    return int(loader.construct_scalar(node).replace("_", ""))
-
-
-def _float(loader: Any, node: Any) -> float:
-    return float(loader.construct_scalar(node).replace("_", ""))
-
-
-def _mapping(loader: Any, node: Any) -> dict[Hashable, Any]:
-    first: dict[Any, Any] = {}
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue
-        key = loader.construct_object(key_node, deep=True)
-        if not isinstance(key, str):
-            raise yaml.constructor.ConstructorError(
-                None, None, f"a key must be text, got {key!r}; quote it", key_node.start_mark
-            )
-        if key in first:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{key!r} is given twice, first in line {first[key].line + 1}", key_node.start_mark
-            )
-        first[key] = key_node.start_mark
-    loader.flatten_mapping(node)
-    return {loader.construct_object(k, deep=True): loader.construct_object(v, deep=True) for k, v in node.value}
-
-
-_StudyLoader.add_constructor("tag:yaml.org,2002:int", _integer)
-_StudyLoader.add_constructor("tag:yaml.org,2002:float", _float)
-_StudyLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
-
-
-class _StudyDumper(_Dumper):  # type: ignore[misc]
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: Any, value: str) -> Any:
-    # text that our reader would take for a number, or PyYAML's for something else, is quoted for both
-    plain = not (_INTEGER.match(value) or _FLOAT.match(value))
-    style = "|" if "\n" in value else None if plain else "'"
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)
-
-
-def _number(dumper: Any, value: float) -> Any:
-    return dumper.represent_scalar("tag:yaml.org,2002:float", repr(value))
-
-
-_StudyDumper.add_representer(str, _text)
-_StudyDumper.add_representer(float, _number)
-
-
-def parse_yaml(text: str, source: str) -> Any:
-    """The value of a YAML text. Raises ConfigError with file, line and column for broken YAML."""
-    try:
-        return yaml.load(text, Loader=_StudyLoader)  # noqa: S506 - derived from the safe loader
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        place = f"{source}, line {mark.line + 1}, column {mark.column + 1}" if mark else source
-        what = " ".join(filter(None, (getattr(error, "context", None), getattr(error, "problem", None))))
-        raise ConfigError(Problem(place, what or str(error))) from None
-
-
-def dump_yaml(value: Any) -> str:
-    """A mapping as YAML text that `parse_yaml` reads back to the same value, keys in the order given."""
-    text: str = yaml.dump(value, Dumper=_StudyDumper, sort_keys=False, allow_unicode=True, width=120)
-    return text
-
-
 # Validate a study's mapping: the schema's problems and those of meaning, all in one go.
 
 MOST_SHOWN = 40
 """Problems that one message lists; the rest is counted."""
 
 _ENTRIES: dict[str, type[BaseModel]] = {"stages": Stage, "axes": Axis, "variants": VariantSpec}
-_POLICIES: tuple[type[Policy], ...] = get_args(get_args(Promotion)[0])
 _UNION = re.compile(r"\.(?:int|list\[int\])(?:\.\d+)?$")
 """What pydantic appends to the place of a field that is a number or a list."""
 
 
-def _policy_name(policy: type[Policy]) -> str:
-    name: str = policy.model_fields["policy"].default
-    return name
+_TAG = re.compile(r"\.promotion\.([a-z0-9_]+)")
 
 
-_TAGS = re.compile(r"\.promotion\.(?:" + "|".join(map(_policy_name, _POLICIES)) + r")\b")
+def _without_tag(place: str) -> str:
+    """The place without the policy's name, which pydantic puts after the field as the tag of the union."""
+    return _TAG.sub(lambda found: ".promotion" if found[1] in policies() else found[0], place)
 
 
 def validate(data: Mapping[str, Any], *, source: str, problems: Iterable[Problem] = ()) -> Study:
@@ -239,10 +141,10 @@ def _parse(data: Mapping[str, Any]) -> tuple[Study | None, list[Problem]]:
 
 
 def _in_words(problem: Problem, detail: Any) -> Problem:
-    where = _UNION.sub("", _TAGS.sub(".promotion", problem.where))
+    where = _UNION.sub("", _without_tag(problem.where))
     if detail["type"] in ("union_tag_invalid", "union_tag_not_found"):
-        policies = ", ".join(_policy_name(policy) for policy in _POLICIES)
-        return Problem(f"{where}.policy", f"must be one of {policies}, got {detail['input'].get('policy')!r}")
+        allowed = ", ".join(policies())
+        return Problem(f"{where}.policy", f"must be one of {allowed}, got {detail['input'].get('policy')!r}")
     if where != problem.where and where.endswith(".seeds"):
         value = detail["input"]
         return Problem(where, f"must be a number of seeds or a list of seeds, got {value!r}")
@@ -254,14 +156,30 @@ def _in_words(problem: Problem, detail: Any) -> Problem:
         return Problem(where, problem.what)
     parts = where.split(".")
     if parts[0] in _ENTRIES and len(parts) > 2:
-        allowed, name = fields_of(_ENTRIES[parts[0]]), ".".join(parts[2:])
-        if parts[0] == "stages" and parts[2] == "promotion":
-            allowed, name = {f: t for policy in _POLICIES for f, t in fields_of(policy).items()}, ".".join(parts[3:])
+        fields, name = fields_of(_ENTRIES[parts[0]]), ".".join(parts[2:])
+        if parts[0] == "stages":
+            fields = _stage_fields()
+            if parts[2] == "promotion":
+                fields, name = _policy_fields(), ".".join(parts[3:])
     elif parts[0] == "baseline":
-        allowed, name = fields_of(Baseline), ".".join(parts[1:])
+        fields, name = fields_of(Baseline), ".".join(parts[1:])
     else:
-        allowed, name = fields_of(Study), where
-    return Problem(where, f"unknown field{nearest(name, allowed)}")
+        fields, name = fields_of(Study), where
+    return Problem(where, f"unknown field{nearest(name, fields)}")
+
+
+def _policy_fields() -> dict[str, FieldType]:
+    return {field: type_ for policy in policies().values() for field, type_ in fields_of(policy).items()}
+
+
+def _stage_fields() -> dict[str, FieldType]:
+    """Those of a stage, with the fields of all policies where its own promotion is."""
+    found: dict[str, FieldType] = {}
+    for field, type_ in fields_of(Stage).items():
+        found.setdefault(field, type_)
+        if field == "promotion":
+            found |= {f"promotion.{inner}": each for inner, each in _policy_fields().items()}
+    return found
 
 
 def _without(data: Mapping[str, Any], loc: tuple[int | str, ...], *, missing: bool) -> dict[str, Any]:
@@ -429,9 +347,20 @@ def shipped(data: Any) -> dict[str, str]:
     return {each["sha256"]: each["text"] for each in found if each.get("sha256") and each.get("text")}
 
 
-__all__ = ["Overrides", "Selection", "dump_study", "load_study", "read_study_text", "shipped_studies"]
-
 NEEDED = ("name", "question", "data", "config", "stages")
+
+
+class Study(schema.Study):
+    """One experiment, resolved: a profile is applied and nothing is left open. `Study.load` reads one."""
+
+    @classmethod
+    def load(cls, source: str, *, profile: str = "full", site: str | None = None, **overrides: Any) -> Study:
+        """A study from a shipped study's name, a path or YAML text, with a profile applied and nothing left open.
+
+        `overrides` are those of the command line: `seeds`, `gpus`, `data`, `budget_usd`, `baseline`; `site` is a file
+        of prices. Raises ConfigError that lists every problem.
+        """
+        return load_study(source, profile=profile, overrides=Overrides(**overrides), site=site)
 
 
 def load_study(
@@ -481,7 +410,7 @@ def shipped_studies() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def dump_study(study: Study) -> str:
+def dump_study(study: schema.Study) -> str:
     """The resolved study as YAML text; `load_study` reads it back to the same study."""
     return dump_yaml(study.model_dump(mode="json"))
 
@@ -502,10 +431,11 @@ def _apply_overrides(data: dict[str, Any], overrides: Overrides) -> tuple[dict[s
             stage["resources"], problem = _with_gpus(stage.get("resources") or {}, overrides.gpus)
             problems += [Problem(f"stages.{name}.resources", problem)] if problem else []
     if overrides.baseline == "run":
+        stand_ins = {field for policy in policies().values() for field in policy.stand_ins}
         data["baseline"] = (data.get("baseline") or {}) | {"recorded": {}}
         for stage in stages.values():
             if isinstance(stage.get("promotion"), Mapping):
-                stage["promotion"] = {k: v for k, v in stage["promotion"].items() if not k.startswith("threshold")}
+                stage["promotion"] = {k: v for k, v in stage["promotion"].items() if k not in stand_ins}
     if stages and isinstance(declared, Mapping):
         data["stages"] = {name: stages.get(name, stage) for name, stage in declared.items()}
     if overrides.budget_usd is not None:
@@ -580,7 +510,7 @@ def _absolute(where: Any) -> Any:
 # Which studies a compiled pipeline can run: its graph depends on the stages' names and order, and on nothing else.
 
 
-def graph_problems(study: Study, graph: Sequence[str]) -> list[Problem]:
+def graph_problems(study: schema.Study, graph: Sequence[str]) -> list[Problem]:
     """Why a study can't run on the graph with these stages, and which graph it needs; empty where it can."""
     stages = list(study.stages)
     if stages == list(graph):

@@ -3,19 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from podium.components.study.cost import (
-    Cost,
-    Counted,
-    evaluated_arms,
-    fallback_trials,
-    go_on,
-    pivots,
-    run_usd,
-    stage_cost,
-    total,
-)
+from podium.components.study.cost import Cost, run_usd, stage_cost, total
 from podium.components.study.design import (
     Selection,
     assumptions,
@@ -27,17 +17,12 @@ from podium.components.study.design import (
     of_values,
     variants,
 )
+from podium.components.study.policy import ArmCount, policy_of
 from podium.components.study.schema import Price, Study
 from podium.components.study.trials import dataset_config, gate_stages, stage_seeds, variant_config
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.checks import meaning_of
-from podium.trainer.builtin.data.corpus import HUB_SHARDS
-from podium.trainer.builtin.data.shards import SHARD_TOKENS
 from podium.trainer.trial.units import format_count, format_usd
-
-if TYPE_CHECKING:
-    pass
-
 
 # What a plan warns of before anything is paid: rules in numbers, money that is short, proofs that can fail.
 
@@ -66,11 +51,9 @@ def warnings_of(study: Study, names: list[str], stages: list[StagePlan], usd: fl
                 f"{planned.name} is not affordable: needs {format_usd(planned.usd_so_far)} with what comes before, "
                 f"the budget is {format_usd(limit)}"
             )
-    from podium.components.verdicts.power import declared_powers  # scipy takes a while to load
-
-    found += [
-        each.warning for each in declared_powers(study, most_variants(study)) if each.stage in names and each.warning
-    ]
+    arms = most_variants(study)
+    proofs = [name for name, stage in study.stages.items() if stage.proof and name in names]
+    found += filter(None, (policy_of(study, name).power_warning(study, name, arms[name]) for name in proofs))
     for name, cost in pivot_costs(study, names):
         needed = total([usd, cost])
         if limit is not None and needed is not None and needed > limit:
@@ -84,22 +67,19 @@ def warnings_of(study: Study, names: list[str], stages: list[StagePlan], usd: fl
 
 def pivot_costs(study: Study, names: list[str]) -> list[tuple[str, float | None]]:
     """Stages that may try variants besides, each with what these cost."""
-    counted = [(name, pivots(study, name)) for name in names]
+    counted = [(name, policy_of(study, name).most_pivots) for name in names]
     return [(name, stage_cost(study, name, most).usd) for name, most in counted if most]
 
 
 def most_variants(study: Study) -> dict[str, int]:
     """Stage → variants beside the baseline that may be compared there, at most, pivots included."""
     found = {}
-    here = Counted(len(variants(study)), len(variants(study)), True)
+    here = ArmCount(len(variants(study)), len(variants(study)), True)
     for name in study.stages:
-        found[name] = max(1, here.most - int(here.has_baseline)) + pivots(study, name)
-        here = go_on(study, name, here, axes=len(study.axes))
+        policy = policy_of(study, name)
+        found[name] = max(1, here.most - int(here.has_baseline)) + policy.most_pivots
+        here = policy.next_arms(study, name, here, axes=len(study.axes))
     return found
-
-
-CORPUS_TOKENS = {"wikitext-2": 2_400_000}
-"""Training tokens of corpora of a known size, at a vocabulary of 16k: for passes, before anything is tokenised."""
 
 
 @dataclass(frozen=True)
@@ -178,13 +158,13 @@ def plan(study: Study, *, selection: Selection | None = None) -> Plan:
     for name in names:
         stages.append(_stage_plan(study, name, counts[name], selection, so_far))
         so_far = stages[-1].usd_so_far
-    evaluated = evaluated_arms(study, counts[names[-1]].likely) if names[-1] == list(study.stages)[-1] else 0
+    last = list(study.stages)[-1]
+    evaluated = policy_of(study, last).evaluated_arms(counts[last].likely) if names[-1] == last else 0
     evaluation = _side_cost(study, study.evaluation.price, names[-1], evaluated)
     usd = total([shakedown.usd, *(stage.usd for stage in stages), evaluation.usd])
-    last = list(study.stages)[-1]
     everyone = len({ref.name for ref in _rows(study, Selection())})
     naive_evaluation = _side_cost(study, study.evaluation.price, last, everyone)
-    ranks = any(stage.promotion.policy not in ("always", "if_affordable") for stage in study.stages.values())
+    ranks = any(policy_of(study, name).ranks for name in study.stages)
     naive = total([shakedown.usd, stage_cost(study, last, everyone).usd, naive_evaluation.usd]) if ranks else None
     limit = study.budget.usd
     return Plan(
@@ -223,22 +203,22 @@ def _rows(study: Study, selection: Selection) -> list[VariantRef]:
     return [ref for ref in refs if is_selected(study, ref, selection, base)]
 
 
-def _arms(study: Study, selection: Selection) -> dict[str, Counted]:
+def _arms(study: Study, selection: Selection) -> dict[str, ArmCount]:
     """Stage → the variants that are trained; a baseline with a recorded figure is not. Groups count their rows."""
     fewest = most = len(_rows(study, selection))
-    counts: dict[str, Counted] = {}
-    here = Counted(fewest, most, True)
+    counts: dict[str, ArmCount] = {}
+    here = ArmCount(fewest, most, True)
     axes = 1 if selection.axis is not None else len(study.axes)
     spent = _side_cost(study, study.shakedown.price, next(iter(study.stages)), len(gate_stages(study))).usd
     for name in study.stages:
         recorded = int(here.has_baseline and name in study.baseline.recorded)
         counts[name] = replace(here, fewest=max(0, here.fewest - recorded), most=max(0, here.most - recorded))
         spent = total([spent, stage_cost(study, name, counts[name].likely).usd])
-        here = go_on(study, name, here, axes=axes, spent=spent)
+        here = policy_of(study, name).next_arms(study, name, here, axes=axes, spent=spent)
     return counts
 
 
-def _stage_plan(study: Study, name: str, arms: Counted, selection: Selection, usd_before: float | None) -> StagePlan:
+def _stage_plan(study: Study, name: str, arms: ArmCount, selection: Selection, usd_before: float | None) -> StagePlan:
     stage = study.stages[name]
     seeds = len(stage_seeds(study, name))
     fewest, most = arms.fewest, arms.most
@@ -248,9 +228,7 @@ def _stage_plan(study: Study, name: str, arms: Counted, selection: Selection, us
     base = baseline(study)
     tokens = variant_config(study, name, base).tokens
     corpus = dataset_config(study, base).corpus
-    known = CORPUS_TOKENS.get(corpus.source) if corpus.max_bytes is None else None
-    if corpus.source == "fineweb" and (corpus.shards or corpus.path is None):
-        known = SHARD_TOKENS * (corpus.shards or HUB_SHARDS)
+    known = corpus.kind.tokens(corpus)
     so_far = total([usd_before, cost.usd])
     limit = study.budget.usd
     return StagePlan(
@@ -303,7 +281,8 @@ def _branches(
             fewest, most = stage.trials_range or (stage.trials, stage.trials)
             parts.append(None if stage.usd is None else stage.usd * fewest / max(most, 1))
         arms = max(1, evaluation.trials)
-        last = evaluated_arms(study, (stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds)
+        policy = policy_of(study, list(study.stages)[-1])
+        last = policy.evaluated_arms((stages[-1].trials_range or (stages[-1].trials, 0))[0] // stages[-1].seeds)
         parts.append(None if evaluation.usd is None else evaluation.usd * last / arms)
         found.append(branch("fewest finalists", total(parts)))
     found.append(branch("every finalist", usd))
@@ -318,7 +297,7 @@ def _fallback_costs(study: Study, stages: list[StagePlan]) -> list[tuple[StagePl
     """Every fallback that a stage of times may take, with what it would cost at most."""
     found = []
     for stage in stages:
-        for name, trials in fallback_trials(study, stage.name, stage.trials).items():
+        for name, trials in policy_of(study, stage.name).fallback_trials(stage.trials).items():
             found.append((stage, name, stage_cost(study, stage.name, -(-trials // stage.seeds)).usd))
     return found
 

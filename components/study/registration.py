@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import podium
-from podium.components.study import layout
-from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash, trainer_digest
-from podium.components.study.load import dump_yaml, parse_yaml, shipped
+from podium.components.study import layout, load
+from podium.components.study.fingerprint import canonical, canonical_hash, run_id, study_hash
+from podium.components.study.load import shipped
 from podium.components.study.schema import Study
 from podium.components.study.trials import datasets
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import PrepareConfig, data_fingerprint
+from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import NotFoundError, Problem, StorageError, UserError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import Storage, join_uri, normalise_uri, open_storage
+from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
 
 if TYPE_CHECKING:
     from podium.components.study.trials import Trial
@@ -183,7 +185,7 @@ def read_registered(store: Storage, identity: str) -> Registered:
         data = parse_yaml(store.read_text(key), key)
     except NotFoundError:
         raise UserError(f"no run {identity!r} in {store.uri}") from None
-    study = Study.model_validate(data["study"])
+    study = load.Study.model_validate(data["study"])
     # over what was written, not over what this version makes of it: a field that came since has changed nothing
     if canonical_hash(data["study"]) != data["sha256"]:
         raise StorageError(f"{join_uri(store.uri, key)}: was changed after the run began; its sha256 does not match")

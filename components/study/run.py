@@ -9,12 +9,13 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from podium.components.study import layout
 from podium.components.study.design import Selection, baseline, grouped_stage, is_selected, variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Ledger
+from podium.components.study.policy import policy_of
 from podium.components.study.registration import (
     Registered,
     check_unchanged,
@@ -35,7 +36,7 @@ from podium.components.study.trials import (
     stage_trials,
     wave_trials,
 )
-from podium.components.verdicts.verdict import (
+from podium.components.study.verdict import (
     Amendment,
     AskedTrial,
     MoreTrials,
@@ -46,24 +47,25 @@ from podium.components.verdicts.verdict import (
 )
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import data_fingerprint
-from podium.trainer.trial.errors import NotFoundError
+from podium.trainer.trial.errors import ExitCode, NotFoundError
 from podium.trainer.trial.lease import is_live
-from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.result import METRICS, RESULT, Status, TrialResult
 from podium.trainer.trial.storage import Storage, join_uri, open_storage
-
-if TYPE_CHECKING:
-    pass
-
 
 # What a run's state is, in the words of `podium status`, and the exit code that goes with it.
 
 STATES = ("running", "succeeded", "stopped", "gate_failed", "incomplete", "awaiting_approval", "cancelled")
-_EXIT_CODES = {"succeeded": 0, "stopped": 3, "gate_failed": 4, "cancelled": 130}
+_EXIT_CODES = {
+    "succeeded": ExitCode.CONCLUDED,
+    "stopped": ExitCode.STOPPED,
+    "gate_failed": ExitCode.GATE_FAILED,
+    "cancelled": ExitCode.INTERRUPTED,
+}
 
 
-def exit_code(state: str) -> int:
-    """0 succeeded, 3 stopped by verdict, 4 gate failed, 130 cancelled, 5 for what is not concluded."""
-    return _EXIT_CODES.get(state, 5)
+def exit_code(state: str) -> ExitCode:
+    """The exit code of a command that ends with the run in this state: 5 for every state that is not concluded."""
+    return _EXIT_CODES.get(state, ExitCode.INCOMPLETE)
 
 
 def run_state(run: Run) -> str:
@@ -285,7 +287,7 @@ class Run:
 
     def result(self, key: TrialKey) -> TrialResult | None:
         """The trial's result, or None while it has none."""
-        name = f"{key.folder}/result.json"
+        name = key.file(RESULT)
         try:
             stamp = self.storage.stamp(name)
             known = self._results.get(key)
@@ -347,20 +349,13 @@ class Run:
         """Whether it is known who takes part in a stage and every one of its trials has a result."""
         if self.stage_variants(stage) is None:
             return False
-        return all(self.storage.exists(f"{trial.key.folder}/result.json") for trial in self.trials(stage))
+        return all(self.storage.exists(trial.key.file(RESULT)) for trial in self.trials(stage))
 
     def trial_progress(self, key: TrialKey) -> dict[str, Any] | None:
         """The last line of the trial's metrics, read from the file's end where it is on this machine."""
-        name = f"{key.folder}/metrics.jsonl"
-        path = self.storage.local_path(name)
         try:
-            if path is None:
-                text = self.storage.read_text(name)
-            else:
-                with path.open("rb") as file:
-                    file.seek(max(0, file.seek(0, 2) - _TAIL_BYTES))
-                    text = file.read().decode(errors="replace")
-        except (NotFoundError, FileNotFoundError):
+            text = self.storage.read_end(key.file(METRICS), _TAIL_BYTES).decode(errors="replace")
+        except NotFoundError:
             return None
         whole = text.split("\n")[:-1]  # a line that is being written has no end yet
         if not whole or not whole[-1].startswith("{"):
@@ -403,10 +398,7 @@ class Run:
 
     def read_json(self, key: str) -> Any | None:
         """An object of the run's folder, or None where it is not there."""
-        try:
-            return self.storage.read_json(key)
-        except NotFoundError:
-            return None
+        return self.storage.read_json(key, None)
 
     def waiting(self) -> dict[str, str]:
         """What trials that were started wait for, by name; empty where all run, and while nobody conducts them."""
@@ -502,9 +494,5 @@ def finalists(run: Run) -> list[Finalist]:
         wanted = name not in found or (trial.key.fallback is not None and trial.seed == found[name].trial.seed)
         if wanted and result is not None and result.status in RANKED and result.final_model is not None:
             found[name] = Finalist(name, trial, result, _model(run, result) or result.final_model)
-    ranked = sorted((row for row in verdict.ranking if row.rank is not None), key=lambda row: row.rank or 0)
-    if verdict.policy == "fastest_to_target":
-        # the others are points of a design around the winner: nobody would use them
-        won = {ref.name for ref in verdict.promoted}
-        ranked = [row for row in ranked if row.variant in won]
+    ranked = policy_of(run.study, verdict.stage).finalists(verdict)
     return [found[row.variant] for row in ranked if row.variant in found]

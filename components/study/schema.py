@@ -6,14 +6,24 @@ in a profile, `null` for an entry of the first three removes it.
 
 from __future__ import annotations
 
+import importlib
 import pkgutil
+from functools import cache
 from importlib.util import find_spec
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticKnownError
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    TypeAdapter,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
-from podium.components.policies.schema import BeatsBaseline, Promotion
 from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.stopping import StopRules
@@ -175,6 +185,89 @@ class Expected(Section):
     """Where they come from: a past run, a paper."""
 
 
+# How a stage is decided. Each policy is a module of `podium.components.policies`, found by that package's name: a study
+# is read by what a policy declares, and never imports one.
+
+Metric = Literal[
+    "final_val_loss", "final_val_perplexity", "final_bits_per_byte", "best_val_loss", "time_to_target_seconds"
+]
+"""What a trial's `result.json` measures and a policy can rank by. Lower is better for every one of them."""
+
+TIME: Metric = "time_to_target_seconds"
+"""Compared only between trials that had a device of one type to themselves."""
+
+POLICIES = "podium.components.policies"
+"""The package whose modules are imported when the first study is read; each may define a policy."""
+
+
+class Promotion(Section):
+    """What a study declares of a stage's promotion policy; `study.policy.Policy` adds what the policy answers.
+
+    A subclass whose `policy` has a default is a policy that studies can name.
+    """
+
+    metric: Metric = "final_val_loss"
+    policy: str
+
+    place: ClassVar[int] = 100
+    """Order of the policies in messages: the lowest first, equal ones in the order in which they were defined."""
+    stand_ins: ClassVar[tuple[str, ...]] = ()
+    """Fields that declare a figure in the baseline's place: the command line can ask for the baseline instead."""
+    _named: ClassVar[dict[str, type[Promotion]]] = {}
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Enter the class among the policies."""
+        name = cls.model_fields["policy"].default
+        if not isinstance(name, str):
+            return  # a base class of policies
+        known = Promotion._named.setdefault(name, cls)
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"two policies are named {name!r}: {known.__module__} and {cls.__module__}")
+        Promotion._named[name] = cls
+
+
+def policies() -> dict[str, type[Promotion]]:
+    """Every policy by its name: those of the package `POLICIES`, and those that other modules have defined."""
+    _discover()
+    return dict(sorted(Promotion._named.items(), key=lambda item: item[1].place))
+
+
+@cache
+def _discover() -> None:
+    for module in pkgutil.iter_modules(importlib.import_module(POLICIES).__path__):
+        importlib.import_module(f"{POLICIES}.{module.name}")
+
+
+@cache
+def _union(members: tuple[type[Promotion], ...]) -> TypeAdapter[Promotion]:
+    union: Any = Annotated[Union[members], Field(discriminator="policy")]  # noqa: UP007 - its members are not known before
+    return TypeAdapter(union)
+
+
+class _ByName:
+    """Validates a promotion by the union of all policies that are known when a study is read.
+
+    The union is made then, not with the schema, so that the study imports no policy and a policy needs no list. What it
+    raises inside of the validator keeps its places within the study.
+    """
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        declared = handler(source)
+        return core_schema.no_info_plain_validator_function(_of_name, serialization=declared["serialization"])
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(_adapter().core_schema)
+
+
+def _of_name(value: Any) -> Promotion:
+    return _adapter().validate_python(value)
+
+
+def _adapter() -> TypeAdapter[Promotion]:
+    return _union(tuple(policies().values()))
+
+
 class Stage(Section):
     """A budget, seeds, resources, stop rules and one promotion policy."""
 
@@ -189,7 +282,7 @@ class Stage(Section):
     stop: StopRules = StopRules()
     groups: dict[str, Group] = {}
     """Of the first stage, with `design: groups`: its trials, by name, in order."""
-    promotion: Promotion
+    promotion: Annotated[SerializeAsAny[Promotion], _ByName()]
     min_seeds: int = Field(default=1, gt=0)
     """Finished seeds that an arm needs to be ranked."""
     max_broken: int = Field(default=0, ge=0)
@@ -303,27 +396,7 @@ class Study(Section):
     confounds: list[str] = []
     """Sentences that the report shows beside the result (share is confounded with depth)."""
 
-    @classmethod
-    def load(cls, source: str, *, profile: str = "full", site: str | None = None, **overrides: Any) -> Study:
-        """A study from a shipped study's name, a path or YAML text, with a profile applied and nothing left open.
-
-        `overrides` are those of the command line: `seeds`, `gpus`, `data`, `budget_usd`, `baseline`; `site` is a file
-        of prices. Raises ConfigError that lists every problem.
-        """
-        from podium.components.study.design import Overrides
-        from podium.components.study.load import load_study  # it imports this module
-
-        return load_study(source, profile=profile, overrides=Overrides(**overrides), site=site)
-
-
-# What a stage's variants are compared with: the baseline that is run there, or a figure that stands for it.
-
-
-def needs_baseline_run(study: Study, stage: str) -> bool:
-    """Whether the baseline has to take part in a stage after the first for the others to be compared with it.
-
-    Not where its figure is recorded for the stage, or where the stage's policy declares a threshold in its place.
-    """
-    policy = study.stages[stage].promotion
-    has_threshold = isinstance(policy, BeatsBaseline) and policy.threshold is not None
-    return stage not in study.baseline.recorded and not has_threshold
+    def stage_after(self, stage: str) -> str | None:
+        """The name of the next stage; None after the last one."""
+        stages = list(self.stages)
+        return next(iter(stages[stages.index(stage) + 1 :]), None)

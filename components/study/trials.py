@@ -10,13 +10,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from podium.components.policies.schema import Metric
 from podium.components.study.design import Taken, baseline, configurations, of_values, variants, waves
 from podium.components.study.fields import is_data_field, with_overrides
 from podium.components.study.fingerprint import trial_fingerprint
 from podium.components.study.layout import TrialKey, data_key
-from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import AskedTrial, TrialOutcome, VariantRef
+from podium.components.study.schema import Metric, Study
+from podium.components.study.verdict import AskedTrial, TrialOutcome, VariantRef
 from podium.trainer.builtin.allocation import resolve_config
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.builtin.data.corpus import CorpusConfig

@@ -9,64 +9,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from podium.components.study.design import baseline
-from podium.components.study.schema import Study, needs_baseline_run
-from podium.components.verdicts.verdict import ArmSummary, StageResults, TrialOutcome, VariantRef
+from podium.components.study.policy import Policy, needs_baseline_run
+from podium.components.study.schema import Study
+from podium.components.study.trials import RANKED
+from podium.components.study.verdict import Arm, ArmSummary, StageResults, TrialOutcome, VariantRef
 from podium.trainer.trial.result import Status
 
 FAILED = (Status.KILLED, Status.DIVERGED, Status.COLLAPSED, Status.OUT_OF_MEMORY)
 """Ends that are the variant's own doing."""
 MISSING = "missing"
 """What a trial without a result is called among the statuses."""
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A variant with its values by seed; only finite ones are values."""
-
-    variant: VariantRef
-    values: dict[int, float]
-    statuses: dict[int, str]
-    why_not: str
-    """Why it can't be ranked; empty if it can."""
-    is_baseline: bool
-
-    @property
-    def name(self) -> str:
-        """The variant's name."""
-        return self.variant.name
-
-    @property
-    def n(self) -> int:
-        """Seeds with a value."""
-        return len(self.values)
-
-    @property
-    def mean(self) -> float:
-        """Mean over seeds, summed exactly, so that no order of seeds changes it."""
-        return math.fsum(self.values.values()) / self.n
-
-    @property
-    def squares(self) -> float:
-        """Sum of squared deviations from the mean."""
-        mean = self.mean
-        return math.fsum((value - mean) ** 2 for value in self.values.values())
-
-    @property
-    def sd(self) -> float | None:
-        """Sample standard deviation; None for fewer than two seeds."""
-        return math.sqrt(self.squares / (self.n - 1)) if self.n > 1 else None
-
-
-@dataclass(frozen=True)
-class Pooled:
-    """Variance pooled over arms: the same noise is assumed in each."""
-
-    sd: float
-    degrees_of_freedom: int
 
 
 def arms_of(results: StageResults, *, baseline: str, min_seeds: int) -> list[Arm]:
@@ -99,13 +54,31 @@ def ranked(arms: Iterable[Arm]) -> list[Arm]:
     return sorted((arm for arm in arms if not arm.why_not), key=lambda a: (a.mean, not a.is_baseline, a.name))
 
 
-def pooled(arms: Iterable[Arm]) -> Pooled | None:
-    """The pooled standard deviation over arms; None where no arm has two seeds."""
-    arms = list(arms)
-    degrees = sum(arm.n - 1 for arm in arms if arm.n)
-    if degrees < 1:
-        return None
-    return Pooled(math.sqrt(math.fsum(arm.squares for arm in arms if arm.n) / degrees), degrees)
+def near_tie(order: Sequence[Arm], leader: Arm, margin: float) -> tuple[list[Arm], str]:
+    """Those of `order` that are within the margin of the leader, the smallest spread over seeds first.
+
+    With a sentence if that changed the first of `order`. Empty where fewer than two are near or one has no spread.
+    """
+    near = [arm for arm in order if arm.mean - leader.mean <= margin]
+    if len(near) < 2 or any(arm.sd is None for arm in near):
+        return [], ""
+    near.sort(key=lambda arm: (arm.sd, arm.mean, not arm.is_baseline, arm.name))
+    first, best = near[0], order[0]
+    if first is best:
+        return near, ""
+    return near, (
+        f"near tie: {first.name} is {first.mean - best.mean:.4f} behind {best.name}, within {margin:g}, "
+        f"and has the smallest spread (SD {first.sd:.4f})"
+    )
+
+
+def has_unranked_result(policy: Policy, arm: Arm) -> bool:
+    """Whether an arm that can't be ranked is promoted: some seeds ended in a way that is a result to the policy.
+
+    The others have to have ended as planned.
+    """
+    statuses = set(arm.statuses.values())
+    return bool(policy.unranked_results & statuses) and statuses <= policy.unranked_results | {*RANKED}
 
 
 def summaries(arms: Sequence[Arm], order: Sequence[Arm]) -> list[ArmSummary]:
@@ -207,10 +180,8 @@ def reuses_selection_seeds(results: StageResults) -> bool:
 
 def with_baseline(study: Study, results: StageResults, refs: list[VariantRef]) -> list[VariantRef]:
     """Those who go on, and the baseline where the next stage has to run it for comparison."""
-    stages = list(study.stages)
-    following = stages[stages.index(results.stage) + 1 :][:1]
-    base = study.baseline.variant
+    following, base = study.stage_after(results.stage), study.baseline.variant
     took_part = any(ref.name == base for ref in results.variants) or not needs_baseline_run(study, results.stage)
-    if not following or not needs_baseline_run(study, following[0]) or not took_part:
+    if following is None or not needs_baseline_run(study, following) or not took_part:
         return refs
     return refs if any(ref.name == base for ref in refs) else [*refs, baseline(study)]

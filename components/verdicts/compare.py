@@ -16,6 +16,7 @@ from typing import Any
 
 from podium.components.study.run import Run
 from podium.components.verdicts.samples import Sample, read_sample
+from podium.components.verdicts.stats import PooledVariance, against_target, interval, two_sided_p, welch_error
 from podium.trainer.trial.errors import Problem, UserError
 from podium.trainer.trial.result import Point, mean_curve
 
@@ -79,8 +80,6 @@ def _crossing(curve: list[Point], mark: float) -> tuple[float, float | None] | N
         return before.step + share * (after.step - before.step), seconds
     return None
 
-
-__all__ = ["AgainstTarget", "Comparison", "Moderated", "Sample", "against", "compare"]
 
 _TOKEN_LOSSES = ("final_val_loss", "final_val_perplexity", "best_val_loss", "best_val_perplexity", "final_train_loss")
 """Figures a token: they compare only over one tokenizer."""
@@ -205,14 +204,18 @@ def compare(
     difference = second.mean - first.mean
     moderated = _moderated(first, second)
     effect = effect_of(first, second) if metric.endswith("val_loss") else None
-    if first.sd is None or second.sd is None or first.sd == second.sd == 0:
+    sides = [PooledVariance.of([each.values]) for each in (second, first)]
+    parts = [
+        (own.variance / (own.degrees_of_freedom + 1), own.degrees_of_freedom)
+        for own in sides
+        if own.variance is not None
+    ]
+    welch = welch_error(parts) if len(parts) == 2 else None
+    if welch is None:
         return Comparison(first, second, difference, None, None, None, None, moderated, effect)
-    from scipy import stats  # a quarter of a second that a study without comparisons does not need
-
-    found = stats.ttest_ind(second.values, first.values, equal_var=False)
-    low, high = found.confidence_interval(0.95)
-    welch = (float(found.statistic), float(found.df), float(found.pvalue), (float(low), float(high)))
-    return Comparison(first, second, difference, *welch, moderated, effect)
+    t, degrees = difference / welch.error, welch.degrees_of_freedom
+    within = interval(difference, welch.error, degrees, 0.025)
+    return Comparison(first, second, difference, t, degrees, two_sided_p(t, degrees), within, moderated, effect)
 
 
 def against(
@@ -227,8 +230,6 @@ def against(
 ) -> AgainstTarget:
     """Test one sample's mean against a target, by its own SD or by a known one."""
     sample = read_sample(source, metric=metric, variant=variant, column=column)
-    from podium.components.verdicts.stats import against_target
-
     test = against_target(sample.mean, sample.sd, len(sample.values), target, alpha=alpha, sigma=sigma)
     statistic = test.statistic
     if sigma is not None:
@@ -261,15 +262,11 @@ def plain_sample(sample: Sample) -> dict[str, Any]:
 
 def _moderated(a: Sample, b: Sample) -> Moderated | None:
     groups = {id(each): each for each in (a.values, b.values, *a.beside, *b.beside) if len(each) > 1}
-    degrees = sum(len(each) - 1 for each in groups.values())
-    squares = math.fsum((value - math.fsum(each) / len(each)) ** 2 for each in groups.values() for value in each)
-    if degrees < 1 or squares == 0:
+    pool = PooledVariance.of(groups.values())
+    if not pool.sd:
         return None
-    from scipy import stats
-
-    sd = math.sqrt(squares / degrees)
-    t = (b.mean - a.mean) / (sd * math.sqrt(1 / len(a.values) + 1 / len(b.values)))
-    return Moderated(t, degrees, 2 * float(stats.t.sf(abs(t), degrees)), sd, len(groups))
+    t = (b.mean - a.mean) / (pool.sd * math.sqrt(1 / len(a.values) + 1 / len(b.values)))
+    return Moderated(t, pool.degrees_of_freedom, two_sided_p(t, pool.degrees_of_freedom), pool.sd, len(groups))
 
 
 def _check_comparable(a: Sample, b: Sample, metric: str) -> None:

@@ -14,20 +14,42 @@ is tested together with the others of its stage, since they stay in its results,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
-from scipy import stats
+from pydantic import Field
 
-from podium.components.policies.schema import Metric, Pivot
 from podium.components.study.cost import total, usd_to_end
-from podium.components.study.schema import Study
-from podium.components.verdicts.arms import Arm
-from podium.components.verdicts.verdict import MoreTrials, StageResults, VariantRef
+from podium.components.study.schema import Metric, Study
+from podium.components.study.verdict import Arm, MoreTrials, StageResults, VariantRef
+from podium.components.verdicts.stats import normal_cdf, normal_quantile
+from podium.trainer.trial.errors import Problem
+from podium.trainer.trial.section import Section
 from podium.trainer.trial.units import format_usd
 
 
+class Pivot(Section):
+    """What to do where the arm that was promoted does not hold: try the next best of the stage before."""
+
+    most: int = Field(default=1, ge=1)
+    """Pivots that the stage may take, one arm each."""
+    when: Literal["not_shown", "futile"] = "not_shown"
+    """not_shown: whenever the rule does not promote. futile: only where another look with as many fresh seeds would
+    succeed with less than `futility`; an arm that is neither shown nor futile goes on as a candidate."""
+    futility: float = Field(default=0.1, gt=0, lt=1)
+    """Predictive probability of success under which an arm is given up."""
+
+
+def pivot_problems(study: Study, stage: str, pivot: Pivot | None) -> Iterator[Problem]:
+    """Why a policy of this stage can't pivot."""
+    if pivot is not None and stage == next(iter(study.stages)):
+        where = f"stages.{stage}.promotion.pivot"
+        yield Problem(where, "takes the next best of the stage before, and this is the first stage")
+
+
 @dataclass(frozen=True)
-class Standing:
+class TargetGap:
     """How an arm stands against what it has to beat."""
 
     difference: float
@@ -47,20 +69,19 @@ class NoPivot:
     """Whether the arm goes on as a candidate: it is not shown, but not futile either."""
 
 
-def predictive_probability(standing: Standing) -> float | None:
+def predictive_probability(gap: TargetGap) -> float | None:
     """Probability that as many fresh seeds would show the difference; None where nothing estimates the noise."""
-    if standing.error is None or standing.error == 0:
+    if gap.error is None or gap.error == 0:
         return None
-    quantile = float(stats.norm.isf(standing.alpha))
-    return float(stats.norm.cdf((-standing.difference / standing.error - quantile) / math.sqrt(2)))
+    return normal_cdf((-gap.difference / gap.error - normal_quantile(gap.alpha)) / math.sqrt(2))
 
 
 def pivot(
-    study: Study, results: StageResults, rule: Pivot, metric: Metric, arm: Arm, standing: Standing
+    study: Study, results: StageResults, rule: Pivot, metric: Metric, arm: Arm, gap: TargetGap
 ) -> MoreTrials | NoPivot:
     """Ask for the next best of the stage before, or say why not."""
-    chance = predictive_probability(standing)
-    said = "" if chance is None else f"another {standing.n} seeds would show it with probability {chance:.2f}"
+    chance = predictive_probability(gap)
+    said = "" if chance is None else f"another {gap.n} seeds would show it with probability {chance:.2f}"
     if rule.when == "futile" and chance is not None and chance >= rule.futility:
         return NoPivot(f"no pivot: {said}, not under {rule.futility:g}", goes_on=True)
     taken = pivots_taken(study, results)
@@ -75,7 +96,7 @@ def pivot(
         return NoPivot(
             f"budget: a pivot to {following.name} needs {format_usd(needed)}, the budget is {format_usd(limit)}"
         )
-    mark = f"{standing.difference:+.4f} against what it has to beat"
+    mark = f"{gap.difference:+.4f} against what it has to beat"
     return MoreTrials(
         reason=f"pivot from {arm.name} to {following.name}: {metric} {mark}" + (f"; {said}" if said else ""),
         kind="pivot",

@@ -17,6 +17,8 @@ from typing import Any
 
 from podium.components.study.run import Run
 from podium.components.study.trials import RANKED
+from podium.components.verdicts.arms import arms_of
+from podium.components.verdicts.stats import pooled_over
 from podium.trainer.trial.errors import NotFoundError, Problem, UserError
 from podium.trainer.trial.result import Curve, Point, TrialResult, curve_of, read_lines
 from podium.trainer.trial.storage import Storage, open_storage, split_uri
@@ -241,3 +243,52 @@ def _no_numbers(source: str) -> UserError:
             source, "must be a JSON list of numbers, one number a line, or a table (CSV, JSONL) with a column of them"
         )
     )
+
+
+# The SD over seeds that a proof is planned on: a past run's (pooled over the arms of its last stage), that of a file of
+# figures, or a default with its source.
+
+DEFAULT_SIGMA = 0.0013
+DEFAULT_SIGMA_SOURCE = (
+    "SD over seeds of the final validation loss of 124M-parameter runs, NanoGPT speedrun, track 1 (nats); "
+    "another model or metric has its own: give --sigma or --from"
+)
+
+
+@dataclass(frozen=True)
+class AssumedSd:
+    """An SD over seeds and where it comes from."""
+
+    sigma: float
+    source: str
+
+
+def sd_from(source: str, *, metric: str, column: str | None = None) -> AssumedSd:
+    """The SD over seeds in a run (pooled over the arms of its last stage that has two seeds) or a file of figures.
+
+    Raises UserError where there is none.
+    """
+    path = Path(source)
+    if path.is_file() or (path / "results.jsonl").is_file():
+        sample = read_sample(source, metric=metric, column=column)
+        if not sample.sd:
+            raise UserError(Problem("--from", f"{source} has no spread: {len(sample.values)} figures"))
+        return AssumedSd(sample.sd, f"SD of {len(sample.values)} figures in {source}")
+    return sd_of_run(Run.open(source))
+
+
+def sd_of_run(run: Run) -> AssumedSd:
+    """The SD over seeds of a run's last stage that has one, pooled over its arms. Raises UserError where none has."""
+    for stage in reversed(run.stages):
+        arms = arms_of(run.results(stage), baseline=run.study.baseline.variant, min_seeds=2)
+        found = pooled_over(arm for arm in arms if not arm.why_not)
+        if found.sd and math.isfinite(found.sd):
+            count = sum(not arm.why_not for arm in arms)
+            metric = run.study.stages[stage].promotion.metric
+            return AssumedSd(found.sd, f"SD of {metric} in {run.id}/{stage}, pooled over {count} arms")
+    raise UserError(Problem("--from", f"run {run.id} has no stage with two finished seeds of a variant"))
+
+
+def default_sd() -> AssumedSd:
+    """The SD that is assumed where nothing says another."""
+    return AssumedSd(DEFAULT_SIGMA, DEFAULT_SIGMA_SOURCE)

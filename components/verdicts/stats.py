@@ -1,87 +1,64 @@
-"""Tests against a control with pooled variance: Student's t for one arm, Dunnett's for several.
+"""The statistics of verdicts, each in one place: pooled and Welch's variances, t, Dunnett, Holm, intervals, and times.
 
-C. W. Dunnett, "A multiple comparison procedure for comparing several treatments with a control", JASA 50 (1955).
-`scipy.stats.dunnett` integrates by randomised quasi-Monte-Carlo, so two calls differ in the fourth digit; a verdict
-must be recomputable, so the two-dimensional integral is done by fixed quadrature here.
+Every test is of means of roughly normal figures. A verdict must be recomputable from its JSON, so nothing here draws
+random numbers, and sums are exact (`math.fsum`), so that no order of seeds changes a result.
+
+scipy and numpy take half a second to load, and every study that is read loads the policies, which import this module:
+they are imported by the functions that compute with them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Self
 
-import numpy as np
-from scipy import special, stats
-
-from podium.components.policies.schema import BeatsBaseline
 from podium.components.study.schema import Recorded
-from podium.components.verdicts.arms import FAILED, Arm
-from podium.components.verdicts.verdict import TrialOutcome
+from podium.components.study.verdict import Arm, TrialOutcome, mean_of, squared_deviations
+from podium.components.verdicts.arms import FAILED
 from podium.trainer.trial.result import Status
 
-_CHI_NODES = 96
-_NORMAL_NODES = 64
-"""Enough for 1e-7 with up to ten arms, 5e-5 with two thousand (against 600 × 400 nodes)."""
-_NORMAL_LIMIT = 8.5
-"""Standard normal mass beyond this is under 2e-17."""
+# Quantiles and intervals.
 
 
-def better_than_control(statistic: float, sizes: Sequence[int], control_size: int, degrees_of_freedom: int) -> float:
-    """One-sided p of an arm being better than the control, adjusted for all the arms compared with it.
+def t_quantile(alpha: float, degrees_of_freedom: float) -> float:
+    """What Student's t exceeds with probability alpha."""
+    from scipy import special
 
-    `statistic` is (control mean - arm mean) / (pooled SD · sqrt(1/n + 1/n0)), large if the arm is better; `sizes` are
-    the seeds of all arms compared. The p is P(max over arms of T >= statistic) if no arm differs from the control
-    (normal errors, one variance). With one arm it is Student's t.
-    """
-    if len(sizes) == 1:
-        return float(stats.t.sf(statistic, degrees_of_freedom))
-    # Correlated by the shared control: corr(T_i, T_j) = λ_i λ_j with λ_i = sqrt(n_i / (n_i + n_0)), so given the
-    # control's normal z and the pooled SD's chi s the arms are independent.
-    loads = np.array([math.sqrt(size / (size + control_size)) for size in sizes])
-    arms, repeats = np.unique(loads, return_counts=True)
-    s, s_weights = _chi_rule(degrees_of_freedom)
-    z, z_weights = _normal_rule()
-    log_all_below = np.zeros((len(s), len(z)))
-    for load, repeat in zip(arms, repeats, strict=True):
-        limit = (statistic * s[:, None] + load * z[None, :]) / math.sqrt(1 - load**2)
-        log_all_below += repeat * special.log_ndtr(limit)
-    # -expm1 keeps the digits of a small p that 1 - product would lose
-    p = float(s_weights @ -np.expm1(log_all_below) @ z_weights)
-    return min(1.0, max(0.0, p))
+    return float(-special.stdtrit(degrees_of_freedom, alpha))
 
 
-def difference_interval(
-    difference: float, error: float, degrees_of_freedom: float, alpha: float
-) -> tuple[float, float]:
-    """Two-sided 1 - 2·alpha interval of a difference of means, for this arm alone (not adjusted for the others)."""
-    half = -float(special.stdtrit(degrees_of_freedom, alpha)) * error
-    return difference - half, difference + half
+def two_sided_p(t: float, degrees_of_freedom: float) -> float:
+    """Probability that Student's t is at least this far from 0."""
+    from scipy import special
+
+    return 2 * float(special.stdtr(degrees_of_freedom, -abs(t)))
 
 
-@cache
-def _chi_rule(degrees_of_freedom: int) -> tuple[Any, Any]:
-    """Nodes and weights for the mean over s = sqrt(chi²_df / df), by Gauss-Legendre between its far quantiles."""
-    low = math.sqrt(stats.chi2.ppf(1e-14, degrees_of_freedom) / degrees_of_freedom)
-    high = math.sqrt(stats.chi2.isf(1e-14, degrees_of_freedom) / degrees_of_freedom)
-    nodes, weights = np.polynomial.legendre.leggauss(_CHI_NODES)
-    s = low + (nodes + 1) * (high - low) / 2
-    density = stats.chi2.pdf(s**2 * degrees_of_freedom, degrees_of_freedom) * 2 * s * degrees_of_freedom
-    mass = weights * density
-    return s, mass / mass.sum()
+def normal_quantile(alpha: float) -> float:
+    """What a standard normal exceeds with probability alpha."""
+    from scipy import special
+
+    return float(-special.ndtri(alpha))
 
 
-@cache
-def _normal_rule() -> tuple[Any, Any]:
-    nodes, weights = np.polynomial.legendre.leggauss(_NORMAL_NODES)
-    z = nodes * _NORMAL_LIMIT
-    mass = weights * np.exp(-(z**2) / 2)
-    return z, mass / mass.sum()
+def normal_cdf(x: float) -> float:
+    """Probability that a standard normal is below x."""
+    from scipy import special
+
+    return float(special.ndtr(x))
 
 
-# The noise of a difference between two arms: one variance for all arms, or each its own where they differ.
+def interval(estimate: float, error: float, degrees_of_freedom: float, alpha: float) -> tuple[float, float]:
+    """Two-sided 1 - 2·alpha interval of a mean or a difference by Student's t, not adjusted for any other."""
+    half = t_quantile(alpha, degrees_of_freedom) * error
+    return estimate - half, estimate + half
+
+
+# The noise of a mean or of a difference: one variance for all arms, or each its own where they differ.
 #
 # With 3 seeds an arm, the variance pooled over arms asks for a third of the margin that each arm's own would. It is
 # wrong for an arm that is noisier than the rest: its difference looks surer than it is. So each pair is guarded: an F
@@ -98,37 +75,32 @@ GUARD_LEVEL = 0.10
 
 
 @dataclass(frozen=True)
-class Noise:
-    """The standard error of a difference of two means."""
-
-    error: float
-    degrees_of_freedom: float
-    method: str
-    """`pooled` or `welch`."""
-    sd: float | None = None
-    """The pooled SD; None for Welch's."""
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The variance of all arms together, from which each can be set apart."""
+class PooledVariance:
+    """The mean square within groups: the variance of all of them together, each about its own mean."""
 
     squares: float
     degrees_of_freedom: int
 
     @classmethod
-    def of(cls, arms: Iterable[Arm]) -> Self:
-        """Over these arms."""
-        able = [arm for arm in arms if arm.n]
-        return cls(math.fsum(arm.squares for arm in able), sum(arm.n - 1 for arm in able))
+    def of(cls, groups: Iterable[Collection[float]]) -> Self:
+        """Over groups of figures; those without one count nothing."""
+        able = [group for group in groups if group]
+        return cls(math.fsum(map(squared_deviations, able)), sum(len(group) - 1 for group in able))
+
+    @property
+    def variance(self) -> float | None:
+        """None where no group has two figures."""
+        return self.squares / self.degrees_of_freedom if self.degrees_of_freedom > 0 else None
 
     @property
     def sd(self) -> float | None:
-        """None where no arm has two seeds."""
-        return math.sqrt(self.squares / self.degrees_of_freedom) if self.degrees_of_freedom > 0 else None
+        """None where no group has two figures."""
+        return None if self.variance is None else math.sqrt(self.variance)
 
     def differs(self, arm: Arm) -> bool:
-        """Whether the arm's variance differs from that of the other arms together."""
+        """Whether the arm's variance differs from that of the other groups together."""
+        from scipy import special
+
         degrees = self.degrees_of_freedom - (arm.n - 1)
         if arm.n < 2 or degrees < 1:
             return False
@@ -140,30 +112,117 @@ class Pool:
         return 2 * min(upper, 1 - upper) < GUARD_LEVEL
 
 
-def noise_of_difference(arm: Arm, control: Arm, pool: Pool, variance: str = "guarded") -> Noise | None:
+def pooled_over(arms: Iterable[Arm]) -> PooledVariance:
+    """The variance pooled over arms: the same noise is assumed in each."""
+    return PooledVariance.of(arm.values.values() for arm in arms)
+
+
+@dataclass(frozen=True)
+class StandardError:
+    """Of a difference of two means."""
+
+    error: float
+    degrees_of_freedom: float
+    method: str
+    """`pooled` or `welch`."""
+
+
+def error_of_difference(
+    arm: Arm, control: Arm, pool: PooledVariance, variance: str = "guarded"
+) -> StandardError | None:
     """The noise of `arm` minus `control`, both among the arms of `pool`; None where nothing estimates it.
 
     `variance` is guarded, pooled or welch.
     """
-    welch = _welch(arm, control)
+    each = [(arm.squares / (arm.n - 1) / arm.n, arm.n - 1) for arm in (arm, control) if arm.n > 1]
+    welch = welch_error(each) if len(each) == 2 else None
     if variance == "welch":
         return welch
     if not pool.sd:
         return None
     if variance == "guarded" and welch is not None and (pool.differs(arm) or pool.differs(control)):
         return welch
-    return Noise(pool.sd * math.sqrt(1 / arm.n + 1 / control.n), pool.degrees_of_freedom, "pooled", pool.sd)
+    return StandardError(pool.sd * math.sqrt(1 / arm.n + 1 / control.n), pool.degrees_of_freedom, "pooled")
 
 
-def _welch(arm: Arm, control: Arm) -> Noise | None:
-    if arm.n < 2 or control.n < 2:
-        return None
-    parts = [each.squares / (each.n - 1) / each.n for each in (arm, control)]
-    total = math.fsum(parts)
+def welch_error(parts: Sequence[tuple[float, int]]) -> StandardError | None:
+    """By each side's own variance, with Welch's and Satterthwaite's degrees of freedom; None without any spread.
+
+    `parts` are the variances of the sides' means, with the degrees of freedom of each.
+    """
+    total = math.fsum(part for part, _ in parts)
     if total == 0:
         return None
-    degrees = total**2 / math.fsum(part**2 / (each.n - 1) for part, each in zip(parts, (arm, control), strict=True))
-    return Noise(math.sqrt(total), degrees, "welch")
+    degrees = total**2 / math.fsum(part**2 / df for part, df in parts)
+    return StandardError(math.sqrt(total), degrees, "welch")
+
+
+# Several arms against one control: Dunnett's test.
+#
+# C. W. Dunnett, "A multiple comparison procedure for comparing several treatments with a control", JASA 50 (1955).
+# `scipy.stats.dunnett` integrates by randomised quasi-Monte-Carlo, so two calls differ in the fourth digit; a verdict
+# must be recomputable, so the two-dimensional integral is done by fixed quadrature here.
+
+_CHI_NODES = 96
+_NORMAL_NODES = 64
+"""Enough for 1e-7 with up to ten arms, 5e-5 with two thousand (against 600 × 400 nodes)."""
+_NORMAL_LIMIT = 8.5
+"""Standard normal mass beyond this is under 2e-17."""
+
+
+def better_than_control(statistic: float, sizes: Sequence[int], control_size: int, degrees_of_freedom: int) -> float:
+    """One-sided p of an arm being better than the control, adjusted for all the arms compared with it.
+
+    `statistic` is (control mean - arm mean) / (pooled SD · sqrt(1/n + 1/n0)), large if the arm is better; `sizes` are
+    the seeds of all arms compared. The p is P(max over arms of T >= statistic) if no arm differs from the control
+    (normal errors, one variance). With one arm it is Student's t.
+    """
+    import numpy as np
+    from scipy import special
+
+    if len(sizes) == 1:
+        return float(special.stdtr(degrees_of_freedom, -statistic))
+    # Correlated by the shared control: corr(T_i, T_j) = λ_i λ_j with λ_i = sqrt(n_i / (n_i + n_0)), so given the
+    # control's normal z and the pooled SD's chi s the arms are independent.
+    loads = np.array([math.sqrt(size / (size + control_size)) for size in sizes])
+    arms, repeats = np.unique(loads, return_counts=True)
+    s, s_weights = _chi_rule(degrees_of_freedom)
+    z, z_weights = _normal_rule()
+    log_all_below = np.zeros((len(s), len(z)))
+    for load, repeat in zip(arms, repeats, strict=True):
+        limit = (statistic * s[:, None] + load * z[None, :]) / math.sqrt(1 - load**2)
+        log_all_below += repeat * special.log_ndtr(limit)
+    # -expm1 keeps the digits of a small p that 1 - product would lose
+    p = float(s_weights @ -np.expm1(log_all_below) @ z_weights)
+    return min(1.0, max(0.0, p))
+
+
+@cache
+def _chi_rule(degrees_of_freedom: int) -> tuple[Any, Any]:
+    """Nodes and weights for the mean over s = sqrt(chi²_df / df), by Gauss-Legendre between its far quantiles."""
+    import numpy as np
+    from scipy import special
+
+    half = degrees_of_freedom / 2.0
+    low = math.sqrt(2 * special.gammaincinv(half, 1e-14) / degrees_of_freedom)
+    high = math.sqrt(special.chdtri(degrees_of_freedom, 1e-14) / degrees_of_freedom)
+    nodes, weights = np.polynomial.legendre.leggauss(_CHI_NODES)
+    s = low + (nodes + 1) * (high - low) / 2
+    x = s**2 * degrees_of_freedom
+    log_density = special.xlogy(half - 1.0, x) - x / 2.0 - special.gammaln(half) - np.log(2) * degrees_of_freedom / 2.0
+    density = np.exp(log_density)
+    mass = weights * (density * 2 * s * degrees_of_freedom)
+    return s, mass / mass.sum()
+
+
+@cache
+def _normal_rule() -> tuple[Any, Any]:
+    import numpy as np
+
+    nodes, weights = np.polynomial.legendre.leggauss(_NORMAL_NODES)
+    z = nodes * _NORMAL_LIMIT
+    mass = weights * np.exp(-(z**2) / 2)
+    return z, mass / mass.sum()
 
 
 # Tests of means: one arm against a target, and Holm's correction where several claims are made at once.
@@ -191,6 +250,8 @@ def against_target(
     mean: float, sd: float | None, n: int, target: float, *, alpha: float, sigma: float | None = None
 ) -> TargetTest:
     """One-sided test of mean < target: Student's t by `sd`, or z by a known `sigma`."""
+    from scipy import special
+
     spread = sigma if sigma is not None else sd
     if spread is None or spread == 0:
         return TargetTest(None, None, None, None, None)
@@ -235,16 +296,27 @@ class Compared:
 
 
 def compare_arms(
-    others: list[Arm], control: Arm | None, order: list[Arm], mark: Recorded, policy: BeatsBaseline
+    others: list[Arm],
+    control: Arm | None,
+    order: list[Arm],
+    mark: Recorded,
+    *,
+    alpha: float,
+    margin: float = 0.0,
+    variance: str = "guarded",
+    paired: bool = False,
 ) -> list[Compared]:
-    """Each arm against the baseline that was run, or against the recorded figure or threshold in `mark`."""
+    """Each arm against the baseline that was run, or against the recorded figure or threshold in `mark`.
+
+    `order` are all arms over which the variance is pooled; `variance` is guarded, pooled or welch.
+    """
     if control is None:
-        compared = [_against_figure(arm, mark, policy) for arm in others]
-    elif policy.paired:
-        compared = [_paired(arm, control, policy) for arm in others]
+        compared = [_against_figure(arm, mark, alpha, margin) for arm in others]
+    elif paired:
+        compared = [_paired(arm, control, alpha, margin) for arm in others]
     else:
-        pool = Pool.of(order)
-        compared = [_unpaired(arm, control, pool, policy) for arm in others]
+        pool = pooled_over(order)
+        compared = [_unpaired(arm, control, pool, variance, alpha, margin) for arm in others]
     if control is not None and len(others) > 1 and all(each.method == "pooled" for each in compared):
         sizes = [arm.n for arm in others]
         return [
@@ -257,30 +329,30 @@ def compare_arms(
     return [replace(each, p=adjusted.get(each.arm.name)) for each in compared]
 
 
-def _unpaired(arm: Arm, control: Arm, pool: Pool, policy: BeatsBaseline) -> Compared:
+def _unpaired(arm: Arm, control: Arm, pool: PooledVariance, variance: str, alpha: float, margin: float) -> Compared:
     difference = arm.mean - control.mean
     worse = tuple(seed for seed, value in sorted(arm.values.items()) if value >= control.mean)
-    noise = noise_of_difference(arm, control, pool, policy.variance)
-    if noise is None:
+    found = error_of_difference(arm, control, pool, variance)
+    if found is None:
         return Compared(arm, difference, "none", worse_seeds=worse)
-    return _tested(arm, difference, noise.method, noise.error, noise.degrees_of_freedom, worse, policy)
+    return _tested(Compared(arm, difference, found.method, found.error, found.degrees_of_freedom), worse, alpha, margin)
 
 
-def _paired(arm: Arm, control: Arm, policy: BeatsBaseline) -> Compared:
+def _paired(arm: Arm, control: Arm, alpha: float, margin: float) -> Compared:
     shared = sorted(arm.values.keys() & control.values.keys())
     if not shared:
         return Compared(arm, arm.mean - control.mean, "none")
     gaps = [arm.values[seed] - control.values[seed] for seed in shared]
-    difference = math.fsum(gaps) / len(gaps)
+    difference = mean_of(gaps)
     worse = tuple(seed for seed, gap in zip(shared, gaps, strict=True) if gap >= 0)
-    squares = math.fsum((gap - difference) ** 2 for gap in gaps)
+    squares = squared_deviations(gaps)
     if len(gaps) < 2 or squares == 0:
         return Compared(arm, difference, "none", worse_seeds=worse)
     error = math.sqrt(squares / (len(gaps) - 1) / len(gaps))
-    return _tested(arm, difference, "paired", error, len(gaps) - 1, worse, policy)
+    return _tested(Compared(arm, difference, "paired", error, len(gaps) - 1), worse, alpha, margin)
 
 
-def _against_figure(arm: Arm, mark: Recorded, policy: BeatsBaseline) -> Compared:
+def _against_figure(arm: Arm, mark: Recorded, alpha: float, margin: float) -> Compared:
     """By the arm's own spread, with the recorded one's where its SD and n are known."""
     difference = arm.mean - mark.mean
     worse = tuple(seed for seed, value in sorted(arm.values.items()) if value >= mark.mean)
@@ -289,37 +361,46 @@ def _against_figure(arm: Arm, mark: Recorded, policy: BeatsBaseline) -> Compared
     parts = [(arm.sd**2 / arm.n, arm.n - 1)]
     if mark.sd is not None and mark.n is not None and mark.n > 1:
         parts.append((mark.sd**2 / mark.n, mark.n - 1))
-    variance = math.fsum(part for part, _ in parts)
-    degrees = variance**2 / math.fsum(part**2 / df for part, df in parts)
-    return _tested(arm, difference, "descriptive", math.sqrt(variance), degrees, worse, policy)
+    found = welch_error(parts)
+    assert found is not None
+    described = Compared(arm, difference, "descriptive", found.error, found.degrees_of_freedom)
+    return _tested(described, worse, alpha, margin)
 
 
-def _tested(
-    arm: Arm,
-    difference: float,
-    method: str,
-    error: float,
-    degrees: float,
-    worse: tuple[int, ...],
-    policy: BeatsBaseline,
-) -> Compared:
-    statistic = -(difference + policy.margin) / error
-    return Compared(
-        arm,
-        difference,
-        method,
-        error,
-        degrees,
-        statistic,
-        float(special.stdtr(degrees, -statistic)),
-        difference_interval(difference, error, degrees, policy.alpha),
-        worse,
+def _tested(found: Compared, worse: tuple[int, ...], alpha: float, margin: float) -> Compared:
+    from scipy import special
+
+    assert found.error is not None
+    assert found.degrees_of_freedom is not None
+    statistic = -(found.difference + margin) / found.error
+    return replace(
+        found,
+        statistic=statistic,
+        p=float(special.stdtr(found.degrees_of_freedom, -statistic)),
+        interval=interval(found.difference, found.error, found.degrees_of_freedom, alpha),
+        worse_seeds=worse,
     )
 
 
-def holds(each: Compared, policy: BeatsBaseline) -> bool:
-    """Whether the arm is shown to be better, by every seed where that is asked."""
-    return each.p is not None and each.p < policy.alpha and not (policy.every_seed and each.worse_seeds)
+# Rank correlation (C. Spearman, American Journal of Psychology 15, 1904).
+
+LEAST_PAIRS = 3
+
+
+def spearman(first: list[float], second: list[float]) -> float | None:
+    """Rank correlation, ties at their mean rank; None for fewer than three pairs, or where one side is all alike."""
+    if len(first) < LEAST_PAIRS:
+        return None
+    a, b = _ranks(first), _ranks(second)
+    middle = (len(a) + 1) / 2
+    across = math.fsum((x - middle) * (y - middle) for x, y in zip(a, b, strict=True))
+    spread = math.sqrt(math.fsum((x - middle) ** 2 for x in a) * math.fsum((y - middle) ** 2 for y in b))
+    return across / spread if spread else None
+
+
+def _ranks(values: list[float]) -> list[float]:
+    order = sorted(values)
+    return [(bisect_left(order, value) + bisect_right(order, value) + 1) / 2 for value in values]
 
 
 # Times to a target with misses: a miss is a censored value, at least the time it took, never dropped and no number.

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 import getpass
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from podium.components.study import layout
-from podium.pipelines.cli.find import describe, end_run, find_run, is_kubeflow_id, open_run
-from podium.pipelines.cli.options import Json, RunArgument, Store, result, result_json, say
+from podium.components.study.layout import kubeflow_run_of
+from podium.pipelines.cli.find import all_runs, describe, end_run, find_run, is_kubeflow_id, open_run
+from podium.pipelines.cli.options import Json, RunArgument, Store, command, result, result_json, say
+from podium.trainer.trial.errors import Problem, UserError
+from podium.trainer.trial.storage import Storage
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import Verdict
-    from podium.trainer.trial.storage import Storage
+    from podium.components.study.verdict import Verdict
 
 
 WAIT_SECONDS, JOBS_WAIT_SECONDS = 90.0, 180.0
 
 
+@command("Run", 4)
 def cancel(run: RunArgument, store: Store = "runs") -> None:
     """Ask a run to stop: its trials save and end. The same [b]podium run[/b] goes on from there.
 
@@ -33,9 +34,6 @@ def cancel(run: RunArgument, store: Store = "runs") -> None:
 
     Example: [b]podium cancel runs/demo[/b], or with the id that [b]podium submit[/b] printed
     """
-    from podium.components.study import layout
-    from podium.components.study.layout import kubeflow_run_of
-    from podium.trainer.trial.errors import UserError
 
     if is_kubeflow_id(run) and find_run(run, store) is None:
         describe(run, store)  # refuses one that nobody knows
@@ -63,7 +61,6 @@ def _end_jobs(run: Run) -> None:
     """What a conductor that is gone did not do: its trials' Jobs would save and end only when they miss it."""
     from podium.components.launch.job_cluster import ApiError
     from podium.components.launch.reap import cancel_jobs
-    from podium.trainer.trial.errors import UserError
 
     try:
         found, left = cancel_jobs(run, wait_seconds=JOBS_WAIT_SECONDS)
@@ -84,6 +81,7 @@ def _ended_on_kubeflow(kubeflow_run: str) -> str:
     return f"Kubeflow's run {kubeflow_run}: {words[end_run(kubeflow_run)]}"
 
 
+@command("Store and cluster", 1)
 def gc(
     store: Store = "runs",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List what would go; remove nothing.")] = False,
@@ -99,8 +97,6 @@ def gc(
 
     found = find_garbage(store)
     if as_json and not (dry_run or yes):
-        from podium.trainer.trial.errors import Problem, UserError
-
         raise UserError(Problem("--json", "asks nothing, so give --yes or --dry-run with it"))
     if not as_json:
         for item in found:
@@ -147,7 +143,6 @@ def find_garbage(store: str) -> list[Garbage]:
 
     Raises UserError where the store has no run: then it may be no store at all.
     """
-    from podium.pipelines.cli.find import all_runs
 
     runs = all_runs(store)
     live = {run.id for run in runs if run.state() == "running"}
@@ -199,19 +194,9 @@ def _unused_data(store: Storage, used: set[str]) -> Iterator[Garbage]:
 
 
 def _scratch(store: Storage) -> Iterator[Garbage]:
-    """What killed writers left; only a file system has it."""
-    from podium.trainer.trial.storage import SCRATCH
-
-    # a path is all that is needed here: the key itself need not be there
-    place = store.local_path(layout.RUNS)
-    if place is None:
-        return
-    for folder, _, names in os.walk(place.parent):
-        for name in names:
-            if name.startswith(SCRATCH):
-                path = Path(folder) / name
-                key = str(path.relative_to(place.parent))
-                yield Garbage(key, "scratch of a killed writer", path.stat().st_size, path.unlink)
+    """What killed writers left: scratch files, and uploads in parts, which S3 keeps and bills."""
+    for item in store.leftovers():
+        yield Garbage(item.key, "scratch of a killed writer", item.bytes, item.remove)
 
 
 def _object(run: Run, key: str, why: str) -> Garbage:
@@ -233,17 +218,19 @@ By = Annotated[str | None, typer.Option(help="Who decides; by default the user o
 Why = Annotated[str, typer.Option(help="Why, for the ledger and the report.")]
 
 
+@command("Decide", 1)
 def approve(run: RunArgument, because: Why = "", by: By = None, store: Store = "runs", as_json: Json = False) -> None:
     """Let a verdict take effect that awaits approval. The same [b]podium run[/b] then goes on.
 
     Example: [b]podium approve runs/demo --because "budget agreed"[/b]
     """
-    from podium.components.verdicts.amend import approve as amend
+    from podium.components.select.amend import approve as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, because=because, by=by or _user()), as_json=as_json)
 
 
+@command("Decide", 2)
 def override(
     run: RunArgument,
     promote: Annotated[str, typer.Option(help="The variant that goes on.")],
@@ -256,12 +243,13 @@ def override(
 
     Example: [b]podium override runs/demo --promote palm --because "the winner is too slow to serve"[/b]
     """
-    from podium.components.verdicts.amend import override as amend
+    from podium.components.select.amend import override as amend
 
     found = open_run(run, store)
     _tell(found, amend(found, promote, because=because, by=by or _user()), as_json=as_json)
 
 
+@command("Decide", 3)
 def extend(
     run: RunArgument,
     seeds: Annotated[int, typer.Option(help="Fresh seeds for every variant of the last stage that was decided.")],
@@ -274,7 +262,7 @@ def extend(
 
     Example: [b]podium extend runs/demo --seeds 3 --because "p was 0.06"[/b]
     """
-    from podium.components.verdicts.amend import extend as amend
+    from podium.components.select.amend import extend as amend
 
     found = open_run(run, store)
     fresh = amend(found, seeds, because=because, by=by or _user())

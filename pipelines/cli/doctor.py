@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -9,7 +10,6 @@ import typer
 from podium.pipelines.cli.options import (
     Ca,
     Cookie,
-    Exit,
     Host,
     Insecure,
     InstallationFile,
@@ -20,10 +20,12 @@ from podium.pipelines.cli.options import (
     Token,
     Username,
     address,
+    command,
     result_json,
     stdout,
 )
 from podium.pipelines.cli.submit import StoreOption
+from podium.trainer.trial.errors import ExitCode
 
 if TYPE_CHECKING:
     from podium.pipelines.doctor.cluster import Finding
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "skipped": "dim"}
 
 
+@command("Store and cluster", 2)
 def doctor(
     store: StoreOption = None,
     jobs_namespace: Annotated[
@@ -90,13 +93,11 @@ def doctor(
     )
     failed = any(each.status == "failed" for each in found)
     if as_json:
-        from dataclasses import asdict
-
         result_json({"ok": not failed, "checks": [asdict(each) for each in found]})
     else:
         _print(found)
     if failed:
-        raise typer.Exit(Exit.USER_ERROR)
+        raise typer.Exit(ExitCode.USER_ERROR)
 
 
 def _print(found: list[Finding]) -> None:

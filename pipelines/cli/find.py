@@ -6,10 +6,14 @@ import os
 import re
 from typing import TYPE_CHECKING, Any
 
+from podium.components.study.layout import failure_of, run_of
+from podium.pipelines.kubeflow.address import Address, is_given
+from podium.pipelines.kubeflow.api import KubeflowRun, open_kubeflow
+from podium.trainer.trial.errors import UserError
+from podium.trainer.trial.storage import normalise_uri, open_storage
+
 if TYPE_CHECKING:
     from podium.components.study.run import Run
-    from podium.pipelines.kubeflow.address import Address
-    from podium.pipelines.kubeflow.api import KubeflowRun
 
 
 # Runs as Kubeflow calls them: found in the store by their id, described and ended where none of ours is there yet.
@@ -27,9 +31,7 @@ def find_run(kubeflow_run: str, store: str, address: Address | None = None) -> R
 
     None where there is none yet: the step prepare_data has not got so far.
     """
-    from podium.components.study.layout import run_of
     from podium.components.study.run import Run
-    from podium.trainer.trial.storage import open_storage
 
     for place in _stores(kubeflow_run, store, address):
         found = run_of(open_storage(place), kubeflow_run)
@@ -40,8 +42,6 @@ def find_run(kubeflow_run: str, store: str, address: Address | None = None) -> R
 
 def look_up(kubeflow_run: str, address: Address | None = None) -> KubeflowRun | None:
     """What Kubeflow says of its run; None where nothing says where Kubeflow is."""
-    from podium.pipelines.kubeflow.address import Address, is_given
-    from podium.pipelines.kubeflow.api import open_kubeflow
 
     address = address or Address()
     if not is_given(address):
@@ -52,9 +52,6 @@ def look_up(kubeflow_run: str, address: Address | None = None) -> KubeflowRun | 
 
 def describe(kubeflow_run: str, store: str, address: Address | None = None) -> dict[str, Any]:
     """The status of a run of Kubeflow's that is none of ours yet. Raises UserError where nobody knows of it."""
-    from podium.components.study.layout import failure_of
-    from podium.trainer.trial.errors import UserError
-    from podium.trainer.trial.storage import open_storage
 
     known = look_up(kubeflow_run, address)
     stores = _stores(kubeflow_run, store, address)
@@ -78,8 +75,6 @@ def end_run(kubeflow_run: str, address: Address | None = None) -> bool | None:
 
     Its pods are killed without a signal, so trials are asked to save before.
     """
-    from podium.pipelines.kubeflow.address import Address, is_given
-    from podium.pipelines.kubeflow.api import open_kubeflow
 
     address = address or Address()
     if not is_given(address):
@@ -93,7 +88,6 @@ def end_run(kubeflow_run: str, address: Address | None = None) -> bool | None:
 
 def _stores(kubeflow_run: str, store: str, address: Address | None) -> list[str]:
     """Where to look: the store that was named, then the one that Kubeflow's run was given."""
-    from podium.trainer.trial.errors import UserError
 
     try:
         known = look_up(kubeflow_run, address)
@@ -116,8 +110,6 @@ def open_run(target: str | None, store: str) -> Run:
     if is_kubeflow_id(target):
         found = find_run(target, store)
         if found is None:
-            from podium.trainer.trial.errors import UserError
-
             raise UserError(
                 f"Kubeflow's run {target} is no run of ours yet: its step prepare_data has not got so far, or it is in "
                 f"another store than {store} (--store); podium status {target} says what Kubeflow knows"
@@ -132,7 +124,6 @@ def all_runs(store: str) -> list[Run]:
     """Every run of a store, the one registered last at the end. Raises UserError where there is none."""
     from podium.components.study.registration import run_ids
     from podium.components.study.run import Run
-    from podium.trainer.trial.storage import normalise_uri, open_storage
 
     uri = normalise_uri(store)
     ids = run_ids(open_storage(uri))

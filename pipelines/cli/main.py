@@ -1,8 +1,14 @@
-"""`podium`: the commands in the order in which one meets them, and the one place where errors become exit codes."""
+"""`podium`: finds the commands in the modules of this package, and turns errors into exit codes.
+
+`podium --help` takes 0.25 s of CPU, 0.13 s of it for typer, since no command's module imports a heavy library at its
+top: the study's schema would add 0.8 s, the reports 2.3 s and kfp 1.1 s. Such imports are inside the commands.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
+import pkgutil
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -10,20 +16,9 @@ import typer
 from typer.core import TyperGroup
 
 import podium
-from podium.pipelines.cli import control, doctor, look, plan, power, results, run, submit
-from podium.pipelines.cli.options import Exit, result, say
-
-PANELS: dict[str, list[Callable[..., None]]] = {
-    "Studies": [plan.studies, plan.new, plan.validate],
-    "Before a run": [plan.plan, plan.compile_pipeline, power.power],
-    "Run": [run.run, submit.submit, submit.upload, control.cancel],
-    "Decide": [control.approve, control.override, control.extend],
-    "Look": [look.status, look.list_runs, look.logs, results.compare, results.verify],
-    "Results": [results.report, results.export, results.sync],
-    "Store and cluster": [control.gc, doctor.doctor],
-}
-NAMES = {"list_runs": "list", "compile_pipeline": "compile"}
-"""Commands whose names are Python's own words."""
+from podium.pipelines import cli
+from podium.pipelines.cli.options import COMMANDS, PANELS, Command, result, say
+from podium.trainer.trial.errors import ExitCode, PodiumError, StorageError, UserError
 
 FIRST_STEPS = (
     "podium COMMAND --help explains each with an example. First steps: podium studies, then podium run "
@@ -42,25 +37,23 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt:
             say("interrupted")
-            raise typer.Exit(Exit.INTERRUPTED) from None
+            raise typer.Exit(ExitCode.INTERRUPTED) from None
         except Exception as error:
-            from podium.trainer.trial.errors import PodiumError, StorageError, UserError
-
             if not isinstance(error, PodiumError) or os.environ.get("PODIUM_DEBUG"):
                 raise
             say(f"podium: {error}")
             # A step that broke by no mistake of the user's leaves a run that the same command takes up again.
             mendable = isinstance(error, UserError | StorageError)
-            raise typer.Exit(Exit.USER_ERROR if mendable else Exit.INCOMPLETE) from None
+            raise typer.Exit(ExitCode.USER_ERROR if mendable else ExitCode.INCOMPLETE) from None
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the first page plainly: typer's own takes 0.3 s to import what it draws with."""
         self.format_usage(ctx, formatter)
         formatter.write_paragraph()
         formatter.write_text(self.help)
-        for panel, commands in PANELS.items():
+        for panel, commands in by_panel().items():
             with formatter.section(panel):
-                formatter.write_dl([(name_of(command), _first_sentence(command)) for command in commands])
+                formatter.write_dl([(command.name, _first_sentence(command.function)) for command in commands])
         with formatter.section("Options"):
             formatter.write_dl([("--version", "Print the version and exit."), ("-h, --help", "Show this page.")])
         formatter.write_paragraph()
@@ -68,9 +61,12 @@ class Commands(TyperGroup):
             formatter.write_text(line)
 
 
-def name_of(command: Callable[..., None]) -> str:
-    """What a user types for the command."""
-    return NAMES.get(command.__name__, command.__name__)
+def by_panel() -> dict[str, list[Command]]:
+    """Every command, by the panels of the first page, in the order in which one meets them."""
+    panels: dict[str, list[Command]] = {panel: [] for panel in PANELS}
+    for each in sorted(COMMANDS, key=lambda each: each.place):
+        panels.setdefault(each.panel, []).append(each)
+    return panels
 
 
 def _first_sentence(command: Callable[..., None]) -> str:
@@ -106,15 +102,19 @@ def _root(
 
 
 def _register() -> None:
-    for panel, commands in PANELS.items():
-        for command in commands:
-            text, _, example = (command.__doc__ or "").partition("\n\n    Example:")
+    """Import every module of this package, so that its commands are known, and make them typer's."""
+    for module in pkgutil.iter_modules(cli.__path__, f"{cli.__name__}."):
+        if module.name != __name__:
+            importlib.import_module(module.name)
+    for panel, commands in by_panel().items():
+        for each in commands:
+            text, _, example = (each.function.__doc__ or "").partition("\n\n    Example:")
             app.command(
-                name_of(command),
+                each.name,
                 help=text,
                 epilog="Example:" + example if example else None,
                 rich_help_panel=panel,
-            )(command)
+            )(each.function)
 
 
 _register()

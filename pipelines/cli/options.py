@@ -1,19 +1,63 @@
-"""Arguments and options that several commands share: the same words mean the same everywhere."""
+"""What every command is made of: its registration, the arguments and options that several share, and its output.
+
+A command is one function in one module of this package, with `command` above it; `main` finds it.
+"""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from enum import IntEnum
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, ParamSpec
 
 import typer
+
+from podium.pipelines.kubeflow.address import PASSWORD, Address
+from podium.trainer.trial.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from podium.components.study.design import Overrides, Selection
-    from podium.pipelines.kubeflow.address import Address
+
+
+PANELS = ("Studies", "Before a run", "Run", "Decide", "Look", "Results", "Store and cluster")
+"""Parts of the first page, in order."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of `podium`."""
+
+    name: str
+    """What a user types."""
+    function: Callable[..., None]
+    panel: str
+    place: int
+
+
+P = ParamSpec("P")
+
+COMMANDS: list[Command] = []
+"""Every command whose module has been imported."""
+
+
+def command(
+    panel: str, place: int = 99, *, name: str | None = None
+) -> Callable[[Callable[P, None]], Callable[P, None]]:
+    """Make the function a command, shown in this panel of the first page, at this place in it.
+
+    Its docstring is its help: the first sentence on the first page, an `Example:` at the end. `name` is for a command
+    that is named by a word of Python's own.
+    """
+
+    def register(function: Callable[P, None]) -> Callable[P, None]:
+        COMMANDS.append(Command(name or function.__name__, function, panel, place))
+        return function
+
+    return register
 
 
 Launcher = Literal["process", "job"]
@@ -75,7 +119,6 @@ def overrides(
 ) -> Overrides:
     """The overrides of a command line. Raises UserError for a budget that is no amount."""
     from podium.components.study.design import Overrides
-    from podium.trainer.trial.errors import Problem, UserError
     from podium.trainer.trial.units import parse_usd
 
     usd = None
@@ -185,10 +228,6 @@ def address(
     insecure: bool = False,
 ) -> Address:
     """The address that the options give; asks a person for a password that the environment does not have."""
-    import os
-    import sys
-
-    from podium.pipelines.kubeflow.address import PASSWORD, Address
 
     password = os.environ.get(PASSWORD)
     if username and not password and sys.stdin.isatty():
@@ -209,30 +248,7 @@ def address(
     )
 
 
-# Where output goes and what an exit code means: results on stdout, everything that accompanies them on stderr.
-
-
-class Exit(IntEnum):
-    """Exit codes of every command."""
-
-    CONCLUDED = 0
-    USER_ERROR = 2
-    STOPPED = 3
-    GATE_FAILED = 4
-    INCOMPLETE = 5
-    INTERRUPTED = 130
-
-
-OF_STATE = {
-    "succeeded": Exit.CONCLUDED,
-    "stopped": Exit.STOPPED,
-    "gate_failed": Exit.GATE_FAILED,
-    "incomplete": Exit.INCOMPLETE,
-    "awaiting_approval": Exit.INCOMPLETE,
-    "running": Exit.INCOMPLETE,
-    "cancelled": Exit.INTERRUPTED,
-}
-"""A run's state → the exit code of `podium run`."""
+# Output: results on stdout, everything that accompanies them on stderr.
 
 
 def stdout() -> Console:

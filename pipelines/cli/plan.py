@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,6 +23,7 @@ from podium.pipelines.cli.options import (
     Stages,
     StudyArgument,
     Variants,
+    command,
     overrides,
     result,
     result_json,
@@ -33,16 +31,11 @@ from podium.pipelines.cli.options import (
     selection,
     stdout,
 )
-from podium.trainer.trial.units import format_count, format_usd
+from podium.trainer.trial.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from podium.components.study.cost import Cost
-    from podium.components.study.design import Selection
     from podium.components.study.plan import Plan, StagePlan
-    from podium.components.study.schema import Study
-    from podium.components.verdicts.verdict import VariantRef
-    from podium.trainer.builtin.config import TrainConfig
-    from podium.trainer.builtin.data.prepare import PrepareConfig
 
 
 Site = Annotated[
@@ -50,6 +43,7 @@ Site = Annotated[
 ]
 
 
+@command("Before a run", 1)
 def plan(
     study: StudyArgument,
     profile: Profile = "full",
@@ -101,6 +95,7 @@ def plan(
             stdout().print(words, markup=False, soft_wrap=True)
 
 
+@command("Before a run", 2, name="compile")
 def compile_pipeline(
     study: StudyArgument,
     out: Annotated[Path, typer.Option("--output", "-o", help="The YAML file to write.")],
@@ -121,7 +116,6 @@ def compile_pipeline(
     from podium.components.study.load import load_study, read_study_text
     from podium.pipelines.compile import Options, compile_study
     from podium.pipelines.installation import load_installation
-    from podium.trainer.trial.errors import Problem, UserError
 
     limit = overrides(None, budget, None, None)
     loaded = load_study(study, profile=profile, overrides=limit)
@@ -197,6 +191,7 @@ def _priced(usd: float | None) -> str:
 TEMPLATE = Path(__file__).parent / "new_study.yaml"
 
 
+@command("Studies", 1)
 def studies(as_json: Json = False) -> None:
     """List the studies that come with Podium, each with its question and profiles.
 
@@ -214,6 +209,7 @@ def studies(as_json: Json = False) -> None:
     stdout().print(table)
 
 
+@command("Studies", 2)
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the study, and of the file NAME.yaml.")],
     to: Annotated[Path | None, typer.Option(help="Where to write it; by default NAME.yaml here.")] = None,
@@ -223,7 +219,6 @@ def new(
     Example: [b]podium new width-sweep[/b], then [b]podium run width-sweep.yaml --profile smoke[/b]
     """
     from podium.components.study.load import load_study
-    from podium.trainer.trial.errors import Problem, UserError
 
     path = to or Path(f"{name}.yaml")
     text = TEMPLATE.read_text(encoding="utf-8").replace("name: my-study", f"name: {name}", 1)
@@ -237,6 +232,7 @@ def new(
     say(f"next: podium plan {path} --profile smoke; podium run {path} --profile smoke")
 
 
+@command("Studies", 3)
 def validate(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="A YAML file, or a shipped study's name.")],
     as_json: Json = False,
@@ -246,7 +242,6 @@ def validate(
     Example: [b]podium validate width-sweep.yaml[/b]
     """
     from podium.components.study.load import load_study
-    from podium.trainer.trial.errors import Problem, UserError
 
     problems: list[Problem] = []
     valid: list[str] = []
@@ -267,7 +262,8 @@ def validate(
 
 def profiles(source: str) -> list[str]:
     """The names of a study's profiles, `full` first. Raises UserError for an unknown study or broken YAML."""
-    from podium.components.study.load import parse_yaml, read_study_text
+    from podium.components.study.load import read_study_text
+    from podium.trainer.trial.yaml_text import parse_yaml
 
     text, name = read_study_text(source)
     data = parse_yaml(text, name)
@@ -292,193 +288,3 @@ def _described(name: str, path: Path) -> dict[str, Any]:
         "stages": list(study.stages),
         "profiles": profiles(name),
     }
-
-
-# `podium run --dry-run`: every command and resource of a run, and nothing written.
-
-
-def show(study: Study, planned: Plan, chosen: Selection, store: str, *, as_json: bool) -> None:
-    """Print the commands of the trials that are known, and what the stages after will take."""
-    record = describe(study, planned, chosen, store)
-    if as_json:
-        result_json(record)
-        return
-    for line in _lines(record):
-        result(line)
-    say("nothing was run or written")
-
-
-def _lines(record: dict[str, Any]) -> Iterator[str]:
-    yield f"run {record['run_id']} in {record['store']}"
-    for place in record["datasets"]:
-        yield f"data {place}"
-    for stage in record["stages"]:
-        request = f"{stage['gpus']} GPUs" if stage["gpus"] else "the CPU"
-        trials = f"{stage['trials']} trials, {stage['parallel']} at once on {request}"
-        yield f"{stage['name']}: {trials}, {_usd(stage['usd'])}"
-        for trial in stage["commands"]:
-            yield f"  {trial['trial']}: {trial['config']}; {trial['device']}; {_usd(trial['usd'])}"
-            yield f"    {shlex.join(trial['argv'])}"
-        yield from (f"  {line}" for line in stage["waiting"])
-        if not stage["commands"]:
-            yield "  its trials are named by the verdict before"
-
-
-def describe(study: Study, planned: Plan, chosen: Selection, store: str) -> dict[str, Any]:
-    """The run as data: identity, datasets, and a command for each trial that is known before any verdict."""
-    from podium.components.prepare_data.gpus import stage_gpus
-    from podium.components.study import layout
-    from podium.components.study.design import baseline, grouped_stage, is_selected, variants
-    from podium.components.study.fingerprint import run_id
-    from podium.components.study.trials import datasets, stage_seeds, wave_trials
-    from podium.trainer.builtin.data.prepare import data_fingerprint
-    from podium.trainer.trial.storage import join_uri, normalise_uri
-
-    uri = normalise_uri(store)
-    fingerprints = sorted({data_fingerprint(config) for config in datasets(study).values()})
-    identity = run_id(study, fingerprints)
-    first = next(iter(study.stages))
-    stages = []
-    for expected in planned.to_json()["stages"]:
-        declared = study.stages[expected["name"]]
-        commands: list[dict[str, Any]] = []
-        waiting: list[str] = []
-        if expected["name"] == first:
-            base = baseline(study)
-            known = [(ref, seed) for seed in stage_seeds(study, first) for ref in variants(study)]
-            if first == grouped_stage(study):
-                known = [(asked.variant, asked.seed) for asked in wave_trials(study, first, 0, {}, [])]
-                waiting = _waiting(study, first)
-            run_uri = join_uri(uri, layout.run_key(identity))
-            commands = [
-                _command(study, first, ref, seed, run_uri)
-                for ref, seed in known
-                if is_selected(study, ref, chosen, base)
-            ]
-        stages.append(
-            {
-                **expected,
-                "parallel": chosen.parallel or declared.resources.parallel,
-                "gpus": stage_gpus(declared.resources, chosen.launcher, chosen.parallel),
-                "gpu_class": declared.resources.gpu_class,
-                "commands": commands,
-                "waiting": waiting,
-            }
-        )
-    return {
-        "run_id": identity,
-        "store": uri,
-        "datasets": [join_uri(uri, layout.data_key(fingerprint)) for fingerprint in fingerprints],
-        "stages": stages,
-    }
-
-
-def _waiting(study: Study, stage: str) -> list[str]:
-    """The rows of later waves, what they take from others named and not yet known."""
-    from podium.components.study.design import waves
-
-    groups = study.stages[stage].groups
-    lines = []
-    for names in waves(groups)[1:]:
-        for name in names:
-            taken = ", ".join(f"{axis} of {source}'s best" for axis, source in groups[name].takes.items())
-            for row in groups[name].rows:
-                said = ", ".join(f"{axis} {value}" for axis, value in row.items())
-                lines.append(
-                    f"group {name}, after {', '.join(sorted(groups[name].waits_for))}: {said}; {taken}".rstrip("; ")
-                )
-    return lines
-
-
-def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: str) -> dict[str, Any]:
-    from podium.components.launch.launcher import trial_command
-    from podium.components.study.cost import run_usd
-    from podium.components.study.layout import TrialKey
-    from podium.components.study.trials import trial_config
-    from podium.trainer.trial.storage import join_uri
-
-    key = TrialKey(stage, variant.name, seed)
-    gpus = study.stages[stage].resources.gpus_per_trial
-    return {
-        "trial": key.name,
-        "argv": trial_command(join_uri(run_uri, key.folder)),
-        "config": _summary(trial_config(study, stage, variant, seed)),
-        "overrides": variant.overrides,
-        "device": f"{gpus} × {study.stages[stage].resources.gpu_class or 'GPU'}" if gpus else "CPU",
-        "usd": run_usd(study.stages[stage].price, max(gpus, 1)),
-    }
-
-
-def _summary(config: TrainConfig) -> str:
-    d_model, n_layers, n_heads, d_ff = config.model.dimensions
-    shape = f"{n_layers} layers, d_model {d_model}, {n_heads} heads, d_ff {d_ff}"
-    return (
-        f"{shape}, {format_count(config.tokens)} tokens in {config.steps} steps, lr {config.optimizer.learning_rate:g}"
-    )
-
-
-def _usd(value: float | None) -> str:
-    return "no price declared" if value is None else format_usd(value)
-
-
-# A corpus that is too small for its study, found before a run is registered.
-
-PLENTY_BLOCKS = 1000
-"""A text of so many bytes for each token of a block has that block in every split, whatever the tokenizer: a twentieth
-of it is 50 bytes a token, and ten are many. Only a smaller one is worth tokenising to see."""
-
-
-def check_corpus(study: Study) -> None:
-    """Refuse a missing or empty corpus, and one with a split shorter than one block. Raises DataError.
-
-    A small corpus is tokenised for this, in a scratch folder; of a large one, and of the hub's, nothing is read twice.
-    """
-    from podium.components.study.design import variants
-    from podium.components.study.trials import dataset_config, variant_config
-    from podium.trainer.builtin.data.corpus import open_corpus
-    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
-    from podium.trainer.builtin.data.shards import check_lengths
-    from podium.trainer.trial.storage import open_storage
-
-    first = next(iter(study.stages))
-    lengths: dict[str, tuple[PrepareConfig, int]] = {}
-    for variant in variants(study):
-        config, length = dataset_config(study, variant), variant_config(study, first, variant).data.sequence_length
-        key = config.model_dump_json()
-        lengths[key] = (config, max(length, lengths[key][1] if key in lengths else 0))
-    for config, length in lengths.values():
-        if config.corpus.source == "fineweb":
-            data_fingerprint(config)  # finds the shards, and looks into those that lie here
-            continue
-        on_hub = config.corpus.source == "wikitext-2" and config.corpus.path is None
-        if on_hub or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
-            continue
-        with tempfile.TemporaryDirectory(prefix="podium-check-") as scratch:
-            check_lengths(prepare(config, open_storage(scratch)), length)
-
-
-# `podium run STUDY --stages data`: the corpus of a study, tokenised into the store, and nothing else.
-
-
-def prepare_data(study: Study, store: str, *, as_json: bool, dry_run: bool) -> None:
-    """Prepare every dataset of the study. What is there already is not made again. Raises UserError, StorageError."""
-    from podium.components.study import layout
-    from podium.components.study.trials import datasets
-    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
-    from podium.trainer.trial.storage import join_uri, normalise_uri, open_storage
-
-    uri = normalise_uri(store)
-    configs = {data_fingerprint(config): config for config in datasets(study).values()}
-    places = {fingerprint: join_uri(uri, layout.data_key(fingerprint)) for fingerprint in configs}
-    if not dry_run:
-        storage = open_storage(uri)
-        storage.probe()
-        for fingerprint, config in configs.items():
-            manifest = prepare(config, storage)
-            counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in manifest.splits.items())
-            say(f"{fingerprint}: {counts}")
-    if as_json:
-        result_json({"datasets": places})
-    else:
-        for place in places.values():
-            result(place)

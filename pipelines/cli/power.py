@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from podium.pipelines.cli.options import Json, Profile, Store, result, result_json, stdout
+from podium.pipelines.cli.find import open_run
+from podium.pipelines.cli.options import Json, Profile, Store, command, result, result_json, stdout
+from podium.pipelines.cli.results import is_figures
+from podium.trainer.trial.errors import Problem, UserError
 
 if TYPE_CHECKING:
     from podium.components.study.schema import Study
-    from podium.components.verdicts.power import Noise, Proof
+    from podium.components.verdicts.power import Proof
+    from podium.components.verdicts.samples import AssumedSd
 
 SHOWN = (2, 3, 4, 5, 6, 8, 10, 15, 20)
 
 
+@command("Before a run", 3)
 def power(
     study: Annotated[
         str | None, typer.Argument(metavar="[STUDY]", help="Take test, alpha, seeds and price from its proof stage.")
@@ -57,33 +63,33 @@ def power(
     _check(gap, sigma, alpha, wanted, seeds, usd_per_run, source)
     chosen = _load(study, stage, profile)
     proof = _proof(chosen, against, alpha, arms, margin, known_sigma=known_sigma)
-    noise = _noise(chosen, sigma, source, store)
+    assumed = _assumed_sd(chosen, sigma, source, store)
     size = gap if gap is not None else _expected_gap(chosen)
     count = seeds if seeds is not None else _seeds(chosen)
     price = usd_per_run if usd_per_run is not None else _price(chosen)
     tried = sorted({*SHOWN, *([count] if count else [])})
-    needed = None if size is None else seeds_for(proof, size, noise.sigma, wanted)
+    needed = None if size is None else seeds_for(proof, size, assumed.sigma, wanted)
     plain: dict[str, Any] = {
         "against": proof.against,
         "alpha": proof.alpha,
         "arms": proof.arms,
         "margin": proof.margin,
         "known_sigma": proof.known_sigma,
-        "sigma": noise.sigma,
-        "sigma_source": noise.source,
+        "sigma": assumed.sigma,
+        "sigma_source": assumed.source,
         "gap": size,
         "wanted": wanted,
         "seeds_needed": needed,
         "usd_needed": _usd(proof, needed, price),
         "seeds": count,
-        "power": None if size is None or count is None else power_of(proof, size, count, noise.sigma),
-        "gap_shown": None if count is None else gap_for(proof, count, noise.sigma, wanted),
+        "power": None if size is None or count is None else power_of(proof, size, count, assumed.sigma),
+        "gap_shown": None if count is None else gap_for(proof, count, assumed.sigma, wanted),
         "usd": _usd(proof, count, price),
         "table": [
             {
                 "seeds": n,
-                "gap_shown": gap_for(proof, n, noise.sigma, wanted),
-                "power": None if size is None else power_of(proof, size, n, noise.sigma),
+                "gap_shown": gap_for(proof, n, assumed.sigma, wanted),
+                "power": None if size is None else power_of(proof, size, n, assumed.sigma),
                 "usd": _usd(proof, n, price),
             }
             for n in tried
@@ -108,7 +114,6 @@ def _check(
     usd: float | None,
     source: str | None,
 ) -> None:
-    from podium.trainer.trial.errors import Problem, UserError
 
     problems = [
         Problem(flag, f"must be more than 0, got {value:g}")
@@ -128,7 +133,6 @@ def _check(
 def _load(study: str | None, stage: str | None, profile: str) -> Chosen:
     from podium.components.study.load import load_study
     from podium.components.verdicts.power import proof_of
-    from podium.trainer.trial.errors import Problem, UserError
 
     if study is None:
         if stage is not None:
@@ -155,7 +159,6 @@ def _proof(
     *,
     known_sigma: bool,
 ) -> Proof:
-    from dataclasses import replace
 
     from podium.components.verdicts.power import Proof, proof_of
 
@@ -177,20 +180,18 @@ def _proof(
     )
 
 
-def _noise(chosen: Chosen, sigma: float | None, source: str | None, store: str) -> Noise:
-    from podium.components.verdicts.power import Noise, default_noise, noise_from
+def _assumed_sd(chosen: Chosen, sigma: float | None, source: str | None, store: str) -> AssumedSd:
+    from podium.components.verdicts.samples import AssumedSd, default_sd, sd_from
 
     if sigma is not None:
-        return Noise(sigma, "given by --sigma")
+        return AssumedSd(sigma, "given by --sigma")
     if source is not None:
-        from podium.components.verdicts.power import noise_of_run
-        from podium.pipelines.cli.find import open_run
-        from podium.pipelines.cli.results import is_figures
+        from podium.components.verdicts.samples import sd_of_run
 
         metric = chosen[0].stages[chosen[1]].promotion.metric if chosen is not None else "final_val_loss"
-        return noise_from(source, metric=metric) if is_figures(source) else noise_of_run(open_run(source, store))
+        return sd_from(source, metric=metric) if is_figures(source) else sd_of_run(open_run(source, store))
     expected = chosen[0].stages[chosen[1]].expected if chosen is not None else None
-    return Noise(expected.sigma, expected.source) if expected is not None else default_noise()
+    return AssumedSd(expected.sigma, expected.source) if expected is not None else default_sd()
 
 
 def _expected_gap(chosen: Chosen) -> float | None:

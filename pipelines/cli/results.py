@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from podium.components.study.layout import REPORT_PAGE, trials_key
 from podium.pipelines.cli.find import all_runs, open_run
-from podium.pipelines.cli.options import Exit, Json, RunArgument, Store, result, result_json, stdout
+from podium.pipelines.cli.options import Json, RunArgument, Store, command, result, result_json, stdout
+from podium.pipelines.cli.run import report_path
+from podium.trainer.trial.errors import ExitCode, InUseError, Problem, StorageError, UserError
 
 if TYPE_CHECKING:
     from podium.components.study.run import Run
@@ -20,6 +23,7 @@ TABLE, PLOTS = "table", "plots"
 """Layouts of `podium export` that are not about one run."""
 
 
+@command("Results", 1)
 def report(
     run: RunArgument,
     every: Annotated[bool, typer.Option("--all", help="Of every run of the store.")] = False,
@@ -31,7 +35,6 @@ def report(
     Example: [b]podium report runs/demo --open[/b]
     """
     from podium.components.reporting.build import build_report
-    from podium.pipelines.cli.run import report_path
 
     found: list[Run] = all_runs(run) if every else [open_run(run, store)]
     for each in found:
@@ -40,10 +43,11 @@ def report(
         assert place is not None
         result(place)
     if show:
-        path = found[-1].storage.local_path("report/index.html")
-        typer.launch(str(path) if path is not None else f"{found[-1].uri}/report/index.html")
+        path = found[-1].storage.local_path(REPORT_PAGE)
+        typer.launch(str(path) if path is not None else f"{found[-1].uri}/{REPORT_PAGE}")
 
 
+@command("Results", 2)
 def export(
     run: RunArgument,
     to: Annotated[Path, typer.Option(help="Folder to write into; it is made.")],
@@ -61,8 +65,6 @@ def export(
     Example: [b]podium export runs/demo --layout param-allocation --to phase1[/b]
     """
     if to.exists() and not to.is_dir():
-        from podium.trainer.trial.errors import Problem, UserError
-
         raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
     for path in _export(run, layout, to, store):
         result(str(path))
@@ -89,6 +91,7 @@ def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
     return [path]
 
 
+@command("Results", 3)
 def sync(
     run: RunArgument,
     mlflow_uri: Annotated[
@@ -101,7 +104,7 @@ def sync(
     Example: [b]podium sync runs/demo --mlflow-uri http://mlflow.example:5000[/b]
     """
     from podium.components.launch.tracker import Sender, is_sent
-    from podium.trainer.trial.errors import InUseError, StorageError
+    from podium.trainer.trial.result import CONFIG
     from podium.trainer.trial.sync import artifact_root, initialise
     from podium.trainer.trial.sync import mlflow_uri as own_uri
 
@@ -115,9 +118,9 @@ def sync(
         raise StorageError(f"MLflow at {uri} does not serve: {error}") from None
     for stage in found.stages:
         artifacts = artifact_root(found.store_uri)
-        Sender(found.uri, stage, f"trials/{stage}", found.study.name, found.id, uri, artifacts).send()
+        Sender(found.uri, stage, trials_key(stage), found.study.name, found.id, uri, artifacts).send()
     started = {trial.key.name: trial.key.folder for trial in found.known_trials()}
-    started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/config.json")}
+    started = {name: folder for name, folder in started.items() if found.storage.exists(f"{folder}/{CONFIG}")}
     missing = [name for name, folder in started.items() if not is_sent(found, folder, uri)]
     if missing:
         raise StorageError(f"MLflow at {uri} lacks {len(missing)} of {len(started)} trials: {', '.join(missing)}")
@@ -127,6 +130,7 @@ def sync(
 # `podium verify`: a verdict's numbers, recomputed from what it holds.
 
 
+@command("Look", 5)
 def verify(
     verdict: Annotated[str, typer.Argument(metavar="VERDICT.json", help="A file in a run's verdicts folder.")],
     as_json: Json = False,
@@ -137,8 +141,8 @@ def verify(
 
     Example: [b]podium verify runs/runs/demo-1a2b3c4d/verdicts/finals.json[/b]
     """
-    from podium.components.verdicts.amend import MOST_SHOWN
-    from podium.components.verdicts.amend import verify as recompute
+    from podium.components.select.amend import MOST_SHOWN
+    from podium.components.select.amend import verify as recompute
 
     found = recompute(verdict)
     if as_json:
@@ -152,7 +156,7 @@ def verify(
             f"{found.trials} results compared with its inputs"
         )
     if not found.ok:
-        raise typer.Exit(Exit.STOPPED)
+        raise typer.Exit(ExitCode.STOPPED)
 
 
 # `podium compare`: runs, files and folders beside each other or beside a target, with the tests that fit.
@@ -160,6 +164,7 @@ def verify(
 DEFAULT_ALPHA = 0.01
 
 
+@command("Look", 4)
 def compare(
     runs: Annotated[
         list[str],
@@ -220,7 +225,6 @@ def compare(
 
 
 def _check(target: float | None, sigma: float | None, alpha: float) -> None:
-    from podium.trainer.trial.errors import Problem, UserError
 
     problems = []
     if sigma is not None and target is None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,15 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from podium.components.study import layout
+from podium.components.study.layout import REPORT_PAGE, TrialKey
 from podium.pipelines.cli.options import (
     IDENTITY,
-    OF_STATE,
     SCHEDULE,
     AxisName,
     BaselineChoice,
     Budget,
     Data,
-    Exit,
     Gpus,
     Json,
     Launcher,
@@ -30,19 +32,27 @@ from podium.pipelines.cli.options import (
     Store,
     StudyArgument,
     Variants,
+    command,
     overrides,
     result,
     result_json,
     say,
     selection,
 )
+from podium.pipelines.cli.view import View, axis_tables, open_view, sentence, take
+from podium.trainer.trial.errors import ExitCode
+from podium.trainer.trial.lease import Lease
+from podium.trainer.trial.storage import join_uri, normalise_uri, open_storage
 
 if TYPE_CHECKING:
     from podium.components.study.design import Selection
+    from podium.components.study.plan import Plan
     from podium.components.study.run import Run
-    from podium.components.verdicts.verdict import Verdict
-    from podium.pipelines.cli.look import View
+    from podium.components.study.schema import Study
+    from podium.components.study.verdict import VariantRef, Verdict
     from podium.pipelines.local import LocalPipeline
+    from podium.trainer.builtin.config import TrainConfig
+    from podium.trainer.builtin.data.prepare import PrepareConfig
 
 FILE_POLL_SECONDS, S3_POLL_SECONDS = 0.5, 5.0
 """Between two looks at the store: on S3 every look is many paid requests."""
@@ -52,6 +62,7 @@ DATA_STAGE = "data"
 """`--stages data` prepares the corpus and ends."""
 
 
+@command("Run", 1)
 def run(
     study: StudyArgument,
     profile: Profile = "full",
@@ -84,13 +95,10 @@ def run(
     from podium.components.study.plan import plan
     from podium.components.study.registration import source_state
     from podium.components.study.run import Run
-    from podium.pipelines.cli.plan import check_corpus
 
     loaded = load_study(study, profile=profile, overrides=overrides(data, budget, seeds, gpus, baseline))
     chosen = selection(stages, variants, axis, parallel, launcher)
     if chosen.stages == (DATA_STAGE,):
-        from podium.pipelines.cli.plan import prepare_data
-
         prepare_data(loaded, store, as_json=as_json, dry_run=dry_run)
         return
     if launcher == "job":
@@ -99,9 +107,7 @@ def run(
         check_jobs(loaded, store)
     planned = plan(loaded, selection=chosen)
     if dry_run:
-        from podium.pipelines.cli.plan import show
-
-        show(loaded, planned, chosen, store, as_json=as_json)
+        show_dry_run(loaded, planned, chosen, store, as_json=as_json)
         return
     check_corpus(loaded)
     warning = source_state().warning
@@ -114,17 +120,15 @@ def run(
     raise typer.Exit(code)
 
 
-def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
+def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
     """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
-    from podium.components.study import layout
-    from podium.pipelines.cli.look import open_view
+    from podium.components.study.run import exit_code
     from podium.pipelines.local import start_local
-    from podium.trainer.trial.lease import Lease
 
     state = run.state()
     if state in ("succeeded", "stopped"):
         say(f"run {run.id} is complete: nothing is left to do")
-        return OF_STATE[state]
+        return exit_code(state)
     with Lease(run.storage, layout.LEASE, what=f"run {run.id}") as lease:
         run.storage.delete(layout.CANCEL)
         say(f"run {run.id} in {run.uri}")
@@ -136,14 +140,15 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> int:
                 say("interrupted: asking trials to save (Ctrl-C again ends them at once)")
                 pipeline.stop(STOP_GRACE_SECONDS)
                 say("the same command goes on from where it stopped")
-                return Exit.INTERRUPTED
+                return ExitCode.INTERRUPTED
             # a step that ends because the run was cancelled says so as a failure
-            if pipeline.failure is not None and not run.storage.exists(layout.CANCEL):
-                raise pipeline.failure.error()
-    return OF_STATE[run.state()]
+            error = pipeline.error()
+            if error is not None and not run.storage.exists(layout.CANCEL):
+                raise error
+    return exit_code(run.state())
 
 
-def conclude(run: Run, code: int, *, as_json: bool) -> None:
+def conclude(run: Run, code: ExitCode, *, as_json: bool) -> None:
     """Print what came out: the object of `--json`, or as the last line winner, verdict and path of the report."""
     summary = summarise(run)
     if as_json:
@@ -159,7 +164,6 @@ def conclude(run: Run, code: int, *, as_json: bool) -> None:
 
 def summarise(run: Run) -> dict[str, Any]:
     """Winner, verdict in a few words, and path of the report; None for what there is not yet."""
-    from podium.components.study import layout
 
     gate = run.read_json(layout.SHAKEDOWN)
     verdicts = [verdict for stage in run.stages if (verdict := run.verdict(stage)) is not None]
@@ -172,11 +176,12 @@ def summarise(run: Run) -> dict[str, Any]:
         said = f"{verdicts[-1].stage} promotes {len(verdicts[-1].promoted)}, the same command goes on"
     else:
         winner = verdicts[-1].winner if verdicts[-1].decision == "promote" else None
-        said = _in_words(verdicts[-1])
+        said = describe_verdict(verdicts[-1])
     return {"winner": winner, "verdict": said, "report": report_path(run)}
 
 
-def _in_words(verdict: Verdict) -> str:
+def describe_verdict(verdict: Verdict) -> str:
+    """The claim and its figures, or why nothing was promoted."""
     arm = next((arm for arm in verdict.ranking if arm.variant == verdict.winner), None)
     if verdict.decision != "promote" or arm is None or arm.mean is None:
         return verdict.reason
@@ -191,33 +196,31 @@ def _in_words(verdict: Verdict) -> str:
 
 def report_path(run: Run) -> str | None:
     """Where the report is: a path as short as it can be, or a URI; None where there is none yet."""
-    key = "report/index.html"
-    if not run.storage.exists(key):
+    if not run.storage.exists(REPORT_PAGE):
         return None
-    path = run.storage.local_path(key)
+    path = run.storage.local_path(REPORT_PAGE)
     if path is None:
-        return f"{run.uri}/{key}"
+        return f"{run.uri}/{REPORT_PAGE}"
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 def _watch(run: Run, pipeline: LocalPipeline, view: View) -> None:
     """Show the run until its pipeline has ended."""
-    from podium.components.study import layout
 
     local = run.storage.local_path(layout.LEASE) is not None
-    teller = Teller(run, view)
+    events = LedgerEvents(run, view)
     while True:
         began = time.monotonic()
         ended = pipeline.poll() is not None
-        teller.look()
+        events.look()
         if ended:
             return
         # looking takes at most a tenth of a processor, however many trials there are
         time.sleep(max(FILE_POLL_SECONDS if local else S3_POLL_SECONDS, 9 * (time.monotonic() - began)))
 
 
-class Teller:
+class LedgerEvents:
     """Tells each ledger entry once: those that were there before this command are not news."""
 
     def __init__(self, run: Run, view: View) -> None:
@@ -226,7 +229,6 @@ class Teller:
 
     def look(self) -> None:
         """Show the snapshot and what is new in the ledger, with a table per axis after each verdict."""
-        from podium.pipelines.cli.look import axis_tables, sentence, take
 
         for entry in self._run.ledger.entries():
             if entry.id in self._told:
@@ -254,3 +256,190 @@ def _terminate_as_interrupt() -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# --dry-run: every command and resource of a run; nothing is written.
+
+
+def show_dry_run(study: Study, planned: Plan, chosen: Selection, store: str, *, as_json: bool) -> None:
+    """Print the commands of the trials that are known, and what the stages after will take."""
+    record = dry_run_record(study, planned, chosen, store)
+    if as_json:
+        result_json(record)
+        return
+    for line in _lines(record):
+        result(line)
+    say("nothing was run or written")
+
+
+def _lines(record: dict[str, Any]) -> Iterator[str]:
+    yield f"run {record['run_id']} in {record['store']}"
+    for place in record["datasets"]:
+        yield f"data {place}"
+    for stage in record["stages"]:
+        request = f"{stage['gpus']} GPUs" if stage["gpus"] else "the CPU"
+        trials = f"{stage['trials']} trials, {stage['parallel']} at once on {request}"
+        yield f"{stage['name']}: {trials}, {_usd(stage['usd'])}"
+        for trial in stage["commands"]:
+            yield f"  {trial['trial']}: {trial['config']}; {trial['device']}; {_usd(trial['usd'])}"
+            yield f"    {shlex.join(trial['argv'])}"
+        yield from (f"  {line}" for line in stage["waiting"])
+        if not stage["commands"]:
+            yield "  its trials are named by the verdict before"
+
+
+def dry_run_record(study: Study, planned: Plan, chosen: Selection, store: str) -> dict[str, Any]:
+    """The run as data: identity, datasets, and a command for each trial that is known before any verdict."""
+    from podium.components.prepare_data.gpus import stage_gpus
+    from podium.components.study.design import baseline, grouped_stage, is_selected, variants
+    from podium.components.study.fingerprint import run_id
+    from podium.components.study.trials import datasets, stage_seeds, wave_trials
+    from podium.trainer.builtin.data.prepare import data_fingerprint
+
+    uri = normalise_uri(store)
+    fingerprints = sorted({data_fingerprint(config) for config in datasets(study).values()})
+    identity = run_id(study, fingerprints)
+    first = next(iter(study.stages))
+    stages = []
+    for expected in planned.to_json()["stages"]:
+        declared = study.stages[expected["name"]]
+        commands: list[dict[str, Any]] = []
+        waiting: list[str] = []
+        if expected["name"] == first:
+            base = baseline(study)
+            known = [(ref, seed) for seed in stage_seeds(study, first) for ref in variants(study)]
+            if first == grouped_stage(study):
+                known = [(asked.variant, asked.seed) for asked in wave_trials(study, first, 0, {}, [])]
+                waiting = _waiting(study, first)
+            run_uri = join_uri(uri, layout.run_key(identity))
+            commands = [
+                _command(study, first, ref, seed, run_uri)
+                for ref, seed in known
+                if is_selected(study, ref, chosen, base)
+            ]
+        stages.append(
+            {
+                **expected,
+                "parallel": chosen.parallel or declared.resources.parallel,
+                "gpus": stage_gpus(declared.resources, chosen.launcher, chosen.parallel),
+                "gpu_class": declared.resources.gpu_class,
+                "commands": commands,
+                "waiting": waiting,
+            }
+        )
+    return {
+        "run_id": identity,
+        "store": uri,
+        "datasets": [join_uri(uri, layout.data_key(fingerprint)) for fingerprint in fingerprints],
+        "stages": stages,
+    }
+
+
+def _waiting(study: Study, stage: str) -> list[str]:
+    """The rows of later waves, what they take from others named and not yet known."""
+    from podium.components.study.design import waves
+
+    groups = study.stages[stage].groups
+    lines = []
+    for names in waves(groups)[1:]:
+        for name in names:
+            taken = ", ".join(f"{axis} of {source}'s best" for axis, source in groups[name].takes.items())
+            for row in groups[name].rows:
+                said = ", ".join(f"{axis} {value}" for axis, value in row.items())
+                lines.append(
+                    f"group {name}, after {', '.join(sorted(groups[name].waits_for))}: {said}; {taken}".rstrip("; ")
+                )
+    return lines
+
+
+def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: str) -> dict[str, Any]:
+    from podium.components.launch.launcher import trial_command
+    from podium.components.study.cost import run_usd
+    from podium.components.study.trials import trial_config
+
+    key = TrialKey(stage, variant.name, seed)
+    gpus = study.stages[stage].resources.gpus_per_trial
+    return {
+        "trial": key.name,
+        "argv": trial_command(join_uri(run_uri, key.folder)),
+        "config": _summary(trial_config(study, stage, variant, seed)),
+        "overrides": variant.overrides,
+        "device": f"{gpus} × {study.stages[stage].resources.gpu_class or 'GPU'}" if gpus else "CPU",
+        "usd": run_usd(study.stages[stage].price, max(gpus, 1)),
+    }
+
+
+def _summary(config: TrainConfig) -> str:
+    from podium.trainer.trial.units import format_count
+
+    d_model, n_layers, n_heads, d_ff = config.model.dimensions
+    shape = f"{n_layers} layers, d_model {d_model}, {n_heads} heads, d_ff {d_ff}"
+    return (
+        f"{shape}, {format_count(config.tokens)} tokens in {config.steps} steps, lr {config.optimizer.learning_rate:g}"
+    )
+
+
+def _usd(value: float | None) -> str:
+    from podium.trainer.trial.units import format_usd
+
+    return "no price declared" if value is None else format_usd(value)
+
+
+# A corpus that is too small for its study is refused before a run is registered.
+
+PLENTY_BLOCKS = 1000
+"""A text of so many bytes for each token of a block has that block in every split, whatever the tokenizer: a twentieth
+of it is 50 bytes a token, and ten are many. Only a smaller one is worth tokenising to see."""
+
+
+def check_corpus(study: Study) -> None:
+    """Refuse a missing or empty corpus, and one with a split shorter than one block. Raises DataError.
+
+    A small corpus is tokenised for this, in a scratch folder; of a large one, and of the hub's, nothing is read twice.
+    """
+    from podium.components.study.design import variants
+    from podium.components.study.trials import dataset_config, variant_config
+    from podium.trainer.builtin.data.corpus import open_corpus
+    from podium.trainer.builtin.data.manifest import check_lengths
+    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
+
+    first = next(iter(study.stages))
+    lengths: dict[str, tuple[PrepareConfig, int]] = {}
+    for variant in variants(study):
+        config, length = dataset_config(study, variant), variant_config(study, first, variant).data.sequence_length
+        key = config.model_dump_json()
+        lengths[key] = (config, max(length, lengths[key][1] if key in lengths else 0))
+    for config, length in lengths.values():
+        kind = config.corpus.kind
+        if kind.is_tokenised:
+            data_fingerprint(config)  # finds the shards, and looks into those that lie here
+            continue
+        if kind.is_on_hub(config.corpus) or open_corpus(config.corpus).bytes > PLENTY_BLOCKS * (length + 1):
+            continue
+        with tempfile.TemporaryDirectory(prefix="podium-check-") as scratch:
+            check_lengths(prepare(config, open_storage(scratch)), length)
+
+
+# --stages data: the corpus is prepared in the store, and nothing else.
+
+
+def prepare_data(study: Study, store: str, *, as_json: bool, dry_run: bool) -> None:
+    """Prepare every dataset of the study. What is there already is not made again. Raises UserError, StorageError."""
+    from podium.components.study.trials import datasets
+    from podium.trainer.builtin.data.prepare import data_fingerprint, prepare
+
+    uri = normalise_uri(store)
+    configs = {data_fingerprint(config): config for config in datasets(study).values()}
+    places = {fingerprint: join_uri(uri, layout.data_key(fingerprint)) for fingerprint in configs}
+    if not dry_run:
+        storage = open_storage(uri)
+        storage.probe()
+        for fingerprint, config in configs.items():
+            manifest = prepare(config, storage)
+            counts = ", ".join(f"{name} {split.tokens:,} tokens" for name, split in manifest.splits.items())
+            say(f"{fingerprint}: {counts}")
+    if as_json:
+        result_json({"datasets": places})
+    else:
+        for place in places.values():
+            result(place)

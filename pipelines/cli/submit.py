@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,7 +15,6 @@ from podium.pipelines.cli.options import (
     Ca,
     Cookie,
     Data,
-    Exit,
     Gpus,
     Host,
     Insecure,
@@ -34,18 +34,23 @@ from podium.pipelines.cli.options import (
     Username,
     Variants,
     address,
+    command,
     overrides,
     result,
     result_json,
     say,
     selection,
 )
+from podium.pipelines.cli.run import LedgerEvents, conclude
+from podium.pipelines.cli.view import open_view
+from podium.pipelines.kubeflow.api import Kubeflow, KubeflowRun, open_kubeflow
+from podium.trainer.trial.errors import ExitCode, Problem, StorageError, UserError
+from podium.trainer.trial.storage import normalise_uri
 
 if TYPE_CHECKING:
     from podium.components.study.design import Overrides
     from podium.components.study.run import Run
     from podium.components.study.schema import Study
-    from podium.pipelines.kubeflow.api import Kubeflow, KubeflowRun
     from podium.pipelines.submit import Submitted, Uploaded
 
 StoreOption = Annotated[
@@ -61,6 +66,7 @@ LauncherOption = Annotated[
 ]
 
 
+@command("Run", 2)
 def submit(
     study: StudyArgument,
     store: StoreOption = None,
@@ -106,7 +112,6 @@ def submit(
     """
     from podium.pipelines.compile import Options
     from podium.pipelines.installation import load_installation
-    from podium.pipelines.kubeflow.api import open_kubeflow
     from podium.pipelines.submit import submit_to
 
     site = load_installation(installation)
@@ -151,6 +156,7 @@ def submit(
     raise typer.Exit(code)
 
 
+@command("Run", 3)
 def upload(
     study: Annotated[
         list[str] | None, typer.Argument(metavar="[STUDY]…", help="Shipped studies' names, or YAML files.")
@@ -183,9 +189,7 @@ def upload(
     from podium.components.study.load import shipped_studies
     from podium.pipelines.compile import Options
     from podium.pipelines.installation import load_installation
-    from podium.pipelines.kubeflow.api import open_kubeflow
     from podium.pipelines.submit import await_api, upload_study
-    from podium.trainer.trial.errors import Problem, UserError
 
     names = list(dict.fromkeys([*(shipped_studies() if every else []), *(study or [])]))
     if not names:
@@ -239,7 +243,6 @@ def _loaded(source: str, profile: str, changes: Overrides) -> tuple[Study, str]:
 
 def _check_corpus(study: Study) -> None:
     """Raise UserError for a corpus on this machine, which no pod could read."""
-    from podium.trainer.trial.errors import Problem, UserError
 
     path = study.data.corpus.path
     if path is not None and "://" not in path:
@@ -247,8 +250,6 @@ def _check_corpus(study: Study) -> None:
 
 
 def _store(store: str | None) -> str:
-    from podium.trainer.trial.errors import Problem, UserError
-    from podium.trainer.trial.storage import normalise_uri
 
     if not store or not normalise_uri(store).startswith("s3://"):
         raise UserError(Problem("--store", f"must be s3://bucket/prefix, which the cluster can reach, got {store!r}"))
@@ -263,9 +264,7 @@ def _print_submitted(taken: Submitted, *, as_json: bool) -> None:
         say(f"follow it: podium status {taken.id} --store {taken.store}")
 
 
-def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool) -> int:
-    from podium.pipelines.cli.look import open_view
-    from podium.pipelines.cli.run import conclude
+def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool) -> ExitCode:
     from podium.pipelines.wait import wait
 
     with open_view(as_json=as_json) as view:
@@ -276,10 +275,10 @@ def _follow(kubeflow: Kubeflow, taken: Submitted, retries: int, *, as_json: bool
             say(
                 f"the run goes on on the cluster: podium status {taken.id} --store {taken.store}, podium cancel ends it"
             )
-            return Exit.INTERRUPTED
+            return ExitCode.INTERRUPTED
     if finished.reason:
         say(f"podium: {finished.reason}")
-    if follower.run is not None and finished.exit_code != Exit.USER_ERROR:
+    if follower.run is not None and finished.exit_code != ExitCode.USER_ERROR:
         conclude(follower.run, finished.exit_code, as_json=as_json)
     elif as_json:
         result_json({"id": taken.id, "link": taken.link, "state": finished.state, "exit_code": finished.exit_code})
@@ -294,7 +293,7 @@ class _Follower:
     def __init__(self, view: Any) -> None:
         self._view = view
         self._states: dict[str, str] = {}
-        self._teller: Any = None
+        self._events: Any = None
         self.run: Run | None = None
 
     def look(self, found: KubeflowRun, run: Run | None) -> None:
@@ -304,16 +303,12 @@ class _Follower:
                 self._states[task.name] = task.state
                 if not task.name.endswith("-driver"):
                     self._view.event(f"{task.name}: {task.state.lower()}")
-        if run is not None and self._teller is None:
-            from podium.pipelines.cli.run import Teller
-
-            self.run, self._teller = run, Teller(run, self._view)
+        if run is not None and self._events is None:
+            self.run, self._events = run, LedgerEvents(run, self._view)
             self._view.event(f"run {run.id} in {run.uri}")
-        if self._teller is not None:
-            from podium.trainer.trial.errors import StorageError
-
+        if self._events is not None:
             try:
-                self._teller.look()
+                self._events.look()
             except StorageError as error:
                 self._view.event(f"{error}; looking again")
 
@@ -324,6 +319,5 @@ def _uploaded(made: Uploaded) -> str:
 
 
 def _plain(made: Uploaded) -> dict[str, Any]:
-    from dataclasses import asdict
 
     return asdict(made)

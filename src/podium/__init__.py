@@ -22,7 +22,7 @@ __version__ = "0.1.0"
 __all__ = ["Study", "compare", "compile", "plan", "run", "submit", "upload", "wait"]
 
 _HOMES = {
-    "Study": "podium.components.study.schema",
+    "Study": "podium.components.study.load",
     "compare": "podium.components.verdicts.compare",
     "compile": "podium.pipelines.notebook",
     "plan": "podium.components.study.plan",

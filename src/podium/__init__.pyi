@@ -1,5 +1,5 @@
+from podium.components.study.load import Study as Study
 from podium.components.study.plan import plan as plan
-from podium.components.study.schema import Study as Study
 from podium.components.verdicts.compare import compare as compare
 from podium.pipelines.notebook import compile as compile  # noqa: A004
 from podium.pipelines.notebook import run as run

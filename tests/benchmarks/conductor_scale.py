@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from podium.components.launch.conductor import conduct
-from podium.components.launch.launcher import Ended
+from podium.components.launch.launcher import TaskEnd
 from podium.components.launch.process import ProcessLauncher
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
@@ -59,7 +59,7 @@ class Meter(ProcessLauncher):
         super().__init__(*args, **options)
         self.memory_mb: list[float] = []
 
-    def poll(self, timeout_seconds: float) -> list[Ended]:
+    def poll(self, timeout_seconds: float) -> list[TaskEnd]:
         """See ProcessLauncher."""
         ended = super().poll(timeout_seconds)
         self.memory_mb += [resident_mb()] * len(ended)

@@ -23,7 +23,7 @@ import json, sys, time
 begun = time.time()
 import podium.trainer.builtin.cli, podium.trainer.builtin.run, podium.trainer.builtin.cli
 imported = time.time()
-from podium.trainer.stepper import Stepper
+from podium.trainer.builtin.setup import Stepper
 step = Stepper.step
 def first(self, *arguments, **options):
     Stepper.step = step

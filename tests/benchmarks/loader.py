@@ -50,7 +50,8 @@ def main() -> None:
 
 
 def make_dataset(folder: Path, tokens: int) -> None:
-    from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
+    from podium.trainer.builtin.data.manifest import Manifest, Split
+    from podium.trainer.builtin.data.shards import ShardWriter
 
     with ShardWriter(folder, "train", shard_tokens=tokens // 3) as writer:
         writer.append(np.random.default_rng(0).integers(0, VOCABULARY, tokens, dtype=np.uint16))

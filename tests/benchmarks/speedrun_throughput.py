@@ -128,7 +128,8 @@ def shape(options: argparse.Namespace) -> dict[str, Any]:
 
 def write_tokens(folder: Path, options: argparse.Namespace) -> float:
     """Shards of random tokens for all steps, as a prepared dataset; returns the entropy of a token in nats."""
-    from podium.trainer.builtin.data.shards import Manifest, ShardWriter, Split
+    from podium.trainer.builtin.data.manifest import Manifest, Split
+    from podium.trainer.builtin.data.shards import ShardWriter
 
     sizes = shape(options)
     most = min(TOKENS, sizes["vocab"])

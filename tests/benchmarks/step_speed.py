@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from podium.trainer.builtin.config import TrainConfig, load_config
 from podium.trainer.builtin.data.loader import SequenceLoader
-from podium.trainer.builtin.data.shards import FileEntry, Manifest, ShardWriter, Split
+from podium.trainer.builtin.data.manifest import FileEntry, Manifest, Split
+from podium.trainer.builtin.data.shards import ShardWriter
 from podium.trainer.builtin.distributed import Ranks
 from podium.trainer.builtin.optim.build import learning_rate
 from podium.trainer.builtin.setup import Parts, build_parts, choose_device, choose_precision

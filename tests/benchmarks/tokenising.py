@@ -37,7 +37,7 @@ def main() -> None:
 
     from tokenizers import Encoding
 
-    from podium.trainer.builtin.data.prepare import Encoder, encode_batches
+    from podium.trainer.builtin.data.encode import Encoder, encode_batches
     from podium.trainer.builtin.data.tokenizer import end_of_text, train_tokenizer
 
     texts = documents(options.text)

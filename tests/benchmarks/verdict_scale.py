@@ -12,7 +12,7 @@ import numpy as np
 
 from podium.components.policies.decide import decide
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import StageResults, TrialOutcome, VariantRef
+from podium.components.study.verdict import StageResults, TrialOutcome, VariantRef
 from podium.trainer.trial.result import Status
 
 SEEDS = [42, 43, 44, 45, 46]

@@ -25,6 +25,8 @@ import pytest
 CHECKOUT = Path(__file__).resolve().parents[2]
 SETUP = Path(__file__).parent / "setup" / "cluster.py"
 TIMEOUT_SECONDS = 300
+LONG = ("chart", "pods", "pages", "jobs/test_jobs_scale.py", "jobs/test_jobs_two_nodes.py")
+"""Folders and files whose tests are long."""
 SECRET, CONFIG_MAP = "podium-credentials", "podium-config"
 
 
@@ -340,19 +342,30 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     return report
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Begin nothing when the time of the whole run is up: `.ci/run` has to end."""
-    until = os.environ.get("PODIUM_TESTS_UNTIL")
-    if until and time.time() > float(until) and item.get_closest_marker("cluster"):
-        pytest.skip("the time of this run is up (PODIUM_TESTS_UNTIL)")
+def is_long(test: str) -> bool:
+    """Whether a test needs the machine, or what its file sets up, for so long that none like it runs beside it."""
+    return any(Path(test.partition("::")[0]).is_relative_to(Path("tests/cluster", each)) for each in LONG)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """All long tests on one worker, each of the others on the next that is free.
+
+    Not by `--dist loadgroup`: with pytest 9.2, xdist 3.8 spreads a group's tests over all workers and says nothing.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class LongTogether(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "long" if is_long(nodeid) else nodeid
+
+    return LongTogether(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What disturbs others comes last, on one worker. Time-outs are the tests' own: waiting for the lock costs none."""
+    """What disturbs others comes last. Time-outs are the tests' own: waiting for the lock costs none."""
     for item in items:
-        if item.get_closest_marker("disruptive"):
-            item.add_marker(pytest.mark.xdist_group("disruptive"))
+        if is_long(item.nodeid):
+            item.add_marker(pytest.mark.long)
         if item.get_closest_marker("cluster"):
             limit = item.get_closest_marker("timeout")
             seconds = limit.args[0] if limit else TIMEOUT_SECONDS

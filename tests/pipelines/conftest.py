@@ -26,7 +26,7 @@ def _note(name, arguments):
         file.write(repr((name, os.getpid(), arguments)) + "\\n")
     behaviour = {behaviour!r}.get(name)
     if behaviour == "user error":
-        from podium.trainer.errors import UserError
+        from podium.trainer.trial.errors import UserError
         raise UserError("corpus: must be a file, got 'nowhere'")
     if behaviour == "bug":
         raise ValueError("a bug of ours")

@@ -119,7 +119,7 @@ import sys
 from types import SimpleNamespace
 from podium.components.study.load import load_study
 from podium.pipelines.local import start_local
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.storage import open_storage
 store = open_storage(sys.argv[1])
 run = SimpleNamespace(id="demo", study=load_study(sys.argv[2]), store_uri=store.uri, storage=store.child("runs/demo"))
 start_local(run).wait()

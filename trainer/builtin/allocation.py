@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from podium.trainer.builtin.config import TrainConfig
-from podium.trainer.builtin.model_config import Allocation, ModelConfig, TransformerConfig, swiglu_counts
+from podium.trainer.builtin.model_config import Allocation, ModelConfig, swiglu_counts
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.result import ParameterCounts
 from podium.trainer.trial.units import format_count
@@ -75,13 +75,13 @@ def resolve(config: ModelConfig) -> ModelConfig:
 
     Raises ConfigError for an infeasible allocation, and for dimensions that contradict the allocation beside them.
     """
-    if not isinstance(config, TransformerConfig) or config.allocation is None:
+    if config.wanted_allocation is None:
         return config
-    allocation = config.allocation
-    if config.d_model is not None:
+    allocation, tied = config.wanted_allocation
+    if config.has_dimensions:
         _check_agreement(config, allocation)
         return config
-    solved = solve(allocation, config.vocab_size, config.tied_embeddings)
+    solved = solve(allocation, config.vocab_size, tied)
     return config.model_copy(
         update={
             "d_model": solved.d_model,
@@ -219,7 +219,7 @@ def _step_towards(share: float, achieved: float) -> float:
     return math.floor(round((achieved + SHARE_TOLERANCE) * 1000, 9)) / 1000
 
 
-def _check_agreement(config: TransformerConfig, allocation: Allocation) -> None:
+def _check_agreement(config: ModelConfig, allocation: Allocation) -> None:
     counts = count_parameters(config)
     share = (counts.embedding + counts.output) / counts.total
     if abs(counts.total / allocation.parameters - 1) > TOTAL_TOLERANCE:

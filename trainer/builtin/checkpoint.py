@@ -18,7 +18,6 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
@@ -29,9 +28,11 @@ from torch import Tensor, nn
 
 from podium.trainer.builtin.config import FORMAT_VERSION, RunSpec, TrainConfig, load_config
 from podium.trainer.builtin.extension import build_run_model
-from podium.trainer.builtin.state import RunState, best_point
+from podium.trainer.builtin.state import RunState
 from podium.trainer.trial.errors import CheckpointError, ConfigError, NotFoundError, Problem, StorageError
-from podium.trainer.trial.storage import SCRATCH, Storage, open_storage, split_uri, to_json
+from podium.trainer.trial.process import scratch_name
+from podium.trainer.trial.result import best_point
+from podium.trainer.trial.storage import Storage, open_storage, split_uri, to_json
 
 FULL_KEYS = (
     "format_version",
@@ -250,8 +251,6 @@ class BackgroundWriter:
 #
 # The copy goes into buffers that are kept, because fresh memory costs a page fault every 4 kB, several times the copy.
 
-_SCRATCH = f"{SCRATCH}checkpoint-"
-
 
 class Snapshot:
     """A copy of a tree of tensors in the machine's memory, taken again and again into the same buffers."""
@@ -297,7 +296,6 @@ class CheckpointWriter:
         self._best_job: Future[None] | None = None
         self._best_weights: dict[str, Tensor] | None = None
         self._best_about: dict[str, Any] = {}
-        self._remove_leftovers()
 
     def reserve(self, parts: dict[str, Any]) -> None:
         """Take the memory for copies of these parts now, so that the first checkpoint stalls no longer than others."""
@@ -365,7 +363,7 @@ class CheckpointWriter:
     def _write_file(self, key: str, write: Callable[[Path], None]) -> None:
         """Make the file beside its place and rename it, or make it locally and upload it: whole or not at all."""
         target = self._folder.local_path(key)
-        temp = (target.parent if target else self._scratch) / f"{_SCRATCH}{os.getpid()}-{key}"
+        temp = (target.parent if target else self._scratch) / scratch_name(key)
         temp.parent.mkdir(parents=True, exist_ok=True)
         try:
             write(temp)
@@ -385,15 +383,6 @@ class CheckpointWriter:
         steps = sorted(step for key in self._folder.list() if (step := step_of(key)) is not None and step <= newest)
         for step in steps[: -self._keep_last]:
             self._folder.delete(full_name(step))
-
-    def _remove_leftovers(self) -> None:
-        """Files that a killed writer left half made. The run's lease says that no other writer lives."""
-        place = self._folder.local_path(full_name(0))
-        if place is None or not place.parent.is_dir():
-            return
-        for path in place.parent.glob(f"{_SCRATCH}*"):
-            with suppress(FileNotFoundError):
-                path.unlink()
 
 
 def _sync(path: Path) -> None:

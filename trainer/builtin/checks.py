@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from podium.trainer.builtin.config import TrainConfig
-from podium.trainer.builtin.data.shards import Manifest, check_lengths
+from podium.trainer.builtin.data.manifest import Manifest, check_lengths
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.stopping import KillCriterion, KillRule, StopRules
 

@@ -18,11 +18,10 @@ from podium.trainer.builtin.checks import check_data
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.command import prepare_command
 from podium.trainer.builtin.data.corpus import CorpusConfig, parse_corpus
+from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.builtin.data.shards import load_manifest
 from podium.trainer.builtin.evaluation.command import evaluate_command
 from podium.trainer.builtin.inputs import (
-    CONFIG,
     ContractFlags,
     preset_mapping,
     read_mapping,
@@ -31,8 +30,8 @@ from podium.trainer.builtin.inputs import (
     spec_from_flags,
 )
 from podium.trainer.builtin.presets import MOE_PRESETS, PRESETS, QUESTIONS, SIZE_MB, TINY_VOCABULARY
-from podium.trainer.trial.errors import ConfigError, DataError, NotFoundError, PodiumError, Problem, UserError
-from podium.trainer.trial.result import TrialResult
+from podium.trainer.trial.errors import ConfigError, DataError, ExitCode, NotFoundError, PodiumError, Problem, UserError
+from podium.trainer.trial.result import CONFIG, RESULT, TrialResult
 from podium.trainer.trial.storage import MANIFEST, Storage, join_uri, open_storage, split_uri
 
 if TYPE_CHECKING:
@@ -42,8 +41,6 @@ if TYPE_CHECKING:
 
 # `train`: starts a run in its folder, from a study's run spec or from flags, and says by its exit code how it went.
 
-RESULT = "result.json"
-CONFIG_FILE = CONFIG
 STUDY_CHECKPOINTS = "checkpoints/"
 
 
@@ -265,7 +262,7 @@ def _prepare(
 ) -> tuple[TrainConfig, Path, Precision]:
     changes = {"seed": seed, "runtime.device": device, "runtime.threads": threads}
     spec = spec_from_flags(config, preset, data, changes, settings or [])
-    from podium.trainer.builtin.data.shards import dataset_folder
+    from podium.trainer.builtin.data.manifest import dataset_folder
     from podium.trainer.builtin.setup import choose_device, choose_precision, set_up
 
     folder = dataset_folder(spec.dataset)
@@ -278,7 +275,7 @@ def _prepare(
 def _tokenizer(
     data: str | None, path: str | None
 ) -> tuple[Callable[[str], list[int]], Callable[[list[int]], str], int]:
-    from podium.trainer.builtin.data.shards import TOKENIZER, dataset_folder
+    from podium.trainer.builtin.data.manifest import TOKENIZER, dataset_folder
     from podium.trainer.builtin.data.tokenizer import end_of_text, load_tokenizer
 
     if (data is None) == (path is None):
@@ -312,7 +309,7 @@ def dataset_of(data: str | None, size_mb: float | None, default_mb: float, sourc
             raise ConfigError(Problem("--size-mb", f"is for a corpus; {data} is a prepared dataset"))
         return data
     corpora = [parse_corpus("mixture" if data is None else data)]
-    if corpora[0].source != "mixture":
+    if not corpora[0].domains:
         raise ConfigError(
             Problem("--data", f"must be a prepared dataset, mixture, mixture:FOLDER or demo here, got {data!r}")
         )
@@ -528,8 +525,8 @@ def _mixture_data(
 ) -> str:
     """The dataset's URI; of a run that goes on its own, whatever the hub says today."""
     folder = open_storage(output_dir).child(run_name)
-    if data is None and resume is not None and folder.exists(CONFIG_FILE):
-        return str(read_mapping(f"{folder.uri}/{CONFIG_FILE}")["dataset"])
+    if data is None and resume is not None and folder.exists(CONFIG):
+        return str(read_mapping(f"{folder.uri}/{CONFIG}")["dataset"])
     model = flags.model or "gpt2"
     source = None if model == "tiny" else model
     return dataset_of(data, flags.size_mb, SIZE_MB.get(preset, 10.0), source, open_storage(output_dir))
@@ -543,8 +540,6 @@ def _tracking(experiment: str | None, uri: str | None, offline: bool) -> Trackin
         raise UserError("--mlflow-uri: required with --mlflow-experiment where MLFLOW_TRACKING_URI is not set")
     return None if uri is None else Tracking(uri, experiment or "podium")
 
-
-USER_ERROR, CRASH = 2, 1
 
 _HELP = """Train, look at and use one language model.
 
@@ -576,13 +571,13 @@ def main() -> None:
     try:
         app(prog_name="python -m podium.trainer")
     except UserError as error:
-        _fail(error, USER_ERROR)
+        _fail(error, ExitCode.USER_ERROR)
     except PodiumError as error:
-        from podium.trainer.trial.lease import EX_TEMPFAIL, Interrupted
+        from podium.trainer.trial.lease import Interrupted
 
-        _fail(error, EX_TEMPFAIL if isinstance(error, Interrupted) else CRASH)
+        _fail(error, ExitCode.RUN_AGAIN if isinstance(error, Interrupted) else ExitCode.CRASH)
 
 
-def _fail(error: PodiumError, code: int) -> NoReturn:
-    print(f"{'interrupted' if code == 75 else 'error'}: {error}", file=sys.stderr, flush=True)
+def _fail(error: PodiumError, code: ExitCode) -> NoReturn:
+    print(f"{'interrupted' if code is ExitCode.RUN_AGAIN else 'error'}: {error}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -14,10 +14,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from podium.trainer.builtin.model_config import GPT2Config, ModelConfig, RouterConfig
+from podium.trainer.builtin.model_config import ModelConfig, RouterConfig
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.section import Section, kind_field, kind_tag
-from podium.trainer.trial.stopping import KillCriterion, KillRule, PatienceRule, RegressionRule, StopRules
+from podium.trainer.trial.stopping import StopRules
 from podium.trainer.trial.units import Count
 
 # The sequence-length curriculum, as a config, and what it makes of one optimizer step. Without torch.
@@ -81,7 +81,7 @@ class CurriculumConfig(Section):
         )
 
 
-# How a run's arithmetic is done, as a config; `podium.trainer.precision` sets it up.
+# How a run's arithmetic is done, as a config; `podium.trainer.builtin.setup` sets it up.
 
 
 class RuntimeConfig(Section):
@@ -255,24 +255,6 @@ def sha256_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-__all__ = [
-    "BatchConfig",
-    "CheckpointConfig",
-    "ConfigError",
-    "DataConfig",
-    "EvaluationConfig",
-    "KillCriterion",
-    "KillRule",
-    "PatienceRule",
-    "RegressionRule",
-    "RunSpec",
-    "RuntimeConfig",
-    "ScheduleConfig",
-    "StopRules",
-    "TrainConfig",
-    "load_config",
-]
-
 FORMAT_VERSION: Literal[1] = 1
 
 
@@ -407,7 +389,7 @@ class TrainConfig(Section):
     @property
     def mode(self) -> Literal["dense", "moe"]:
         """What a checkpoint's `mode` says."""
-        return "moe" if isinstance(self.model, GPT2Config) and self.model.moe is not None else "dense"
+        return "dense" if self.model.mixture is None else "moe"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -443,13 +425,7 @@ class TrainConfig(Section):
                     raise ValueError(f"{name} is for a mixture of experts (model.moe), got {given!r}")
         elif self.curriculum is not None:
             raise ValueError("curriculum: a mixture of experts trains at one sequence length, got one that grows")
-        if isinstance(self.model, GPT2Config) and self.optimizer.name != "adamw":
-            raise ValueError(f"optimizer.name must be 'adamw' for GPT-2's layers, got {self.optimizer.name!r}")
-        if isinstance(self.model, GPT2Config) and self.data.sequence_length > self.model.n_positions:
-            raise ValueError(
-                f"data.sequence_length must be at most model.n_positions = {self.model.n_positions}, "
-                f"got {self.data.sequence_length}"
-            )
+        self.model.check_run(optimizer=self.optimizer.name, sequence_length=self.data.sequence_length)
 
 
 class RunSpec(Section):

@@ -2,10 +2,11 @@
 
 A module has a function `build_model(config, **options)` (or another, named in the config) that is given the TrainConfig
 and returns an `nn.Module` with `forward(idx_BT, targets_BT=None)`: `(logits_BTV, None)`, or `(None, loss)` with
-targets. It may subclass what is in `podium.trainer.models`, and be told each step (`podium.trainer.step_aware`). Its
-layers belong into `blocks`, so that optimizers know them. For example, shipped as `wide.py`:
+targets. It may subclass what is in `podium.trainer.builtin.models`, and be told each step (`begin_step`,
+`after_step` in `podium.trainer.builtin.setup`). Its layers belong into `blocks`, so that optimizers know them. For
+example, shipped as `wide.py`:
 
-    from podium.trainer.models.speedrun import Speedrun
+    from podium.trainer.builtin.models.speedrun import Speedrun
 
     class Wide(Speedrun): ...
 
@@ -26,7 +27,7 @@ from types import ModuleType
 from torch import nn
 
 from podium.trainer.builtin.config import Extension, TrainConfig, sha256_of_text
-from podium.trainer.builtin.data.shards import default_cache
+from podium.trainer.builtin.data.manifest import default_cache
 from podium.trainer.builtin.models.build import build_model
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.result import ParameterCounts

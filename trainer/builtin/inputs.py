@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
 from pydantic import ValidationError
 
 from podium.trainer.builtin.allocation import resolve_config
@@ -16,7 +15,9 @@ from podium.trainer.builtin.checks import impossible_rules
 from podium.trainer.builtin.config import RunSpec, TrainConfig, load_config, with_text
 from podium.trainer.builtin.presets import MOE_PRESETS, PRESETS, Mode, set_mode, set_model
 from podium.trainer.trial.errors import ConfigError, NotFoundError, Problem
+from podium.trainer.trial.result import CONFIG
 from podium.trainer.trial.storage import normalise_uri, open_storage, split_uri
+from podium.trainer.trial.yaml_text import parse_yaml
 
 # The flags of `train` that the MoE-emergence study's contract names, as changes of a config. Without torch.
 
@@ -117,8 +118,6 @@ def _layers(text: str) -> list[int]:
         ) from None
 
 
-CONFIG = "config.json"
-
 _EITHER = {"max_steps": "max_tokens", "max_tokens": "max_steps"}
 """A flag for one of these takes the place of the other."""
 
@@ -133,12 +132,9 @@ def read_mapping(uri: str) -> dict[str, Any]:
     except UnicodeDecodeError:
         raise ConfigError(f"must be YAML or JSON text, got {uri}") from None
     try:
-        # JSON is not quite YAML: 1e-06 is a number in one and text in the other
-        data = json.loads(text) if text.lstrip().startswith("{") and name.endswith(".json") else yaml.safe_load(text)
+        data = json.loads(text) if text.lstrip().startswith("{") and name.endswith(".json") else parse_yaml(text, uri)
     except json.JSONDecodeError as error:
         raise ConfigError(f"not JSON: {error}", source=uri) from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not YAML: {' '.join(str(error).split())}", source=uri) from None
     if not isinstance(data, dict) or not data:
         raise ConfigError(f"must hold a mapping with fields, got {data!r}", source=uri)
     return data
@@ -191,7 +187,7 @@ def spec_from_flags(
         name, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set takes field=value, such as optimizer.learning_rate=3e-4, got {setting!r}")
-        _change(fields, name.strip(), _value(text))
+        _change(fields, name.strip(), parse_yaml(text, f"--set {name.strip()}"))
     if data is not None:
         spec["dataset"] = normalise_uri(data)
     if "dataset" not in spec:
@@ -211,7 +207,7 @@ def preset_mapping(name: str, data: str | None) -> dict[str, Any]:
         raise ConfigError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
     mapping: dict[str, Any] = json.loads(json.dumps(PRESETS[name]))  # a copy that may be changed
     if data is not None:
-        from podium.trainer.builtin.data.shards import load_manifest
+        from podium.trainer.builtin.data.manifest import load_manifest
 
         mapping["model"].setdefault("vocab_size", load_manifest(open_storage(data)).vocab_size)
     mapping["preset"] = name
@@ -227,16 +223,6 @@ def _folder_of(config: str | None) -> Path:
     """Where a config's files are sought: beside it, or in the working directory."""
     local = None if config is None else open_storage(split_uri(config)[0]).local_path(split_uri(config)[1])
     return Path.cwd() if local is None else local.parent
-
-
-def _value(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):
-        try:
-            return float(value)  # YAML 1.1 reads 3e-4 as text
-        except ValueError:
-            return value
-    return value
 
 
 def _change(fields: dict[str, Any], name: str, value: Any) -> None:

@@ -21,15 +21,14 @@ from podium.trainer.builtin.data.loader import evaluation_batches
 from podium.trainer.builtin.distributed import Ranks
 from podium.trainer.builtin.evaluation.perplexity import evaluate_loss
 from podium.trainer.builtin.optim.build import learning_rate
-from podium.trainer.builtin.outcome import Ending
-from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.builtin.setup import Parts, after_step, begin_step, random_state, restore_random_state
-from podium.trainer.builtin.state import Clock, RunState, best_point
+from podium.trainer.builtin.state import Clock, RunState
 from podium.trainer.trial.errors import CheckpointError
 from podium.trainer.trial.lease import Interrupted, StopRequests
-from podium.trainer.trial.recorder import MetricsLog, Progress, Reporter, evaluation_line, train_line
-from podium.trainer.trial.result import Point, Status, finite
-from podium.trainer.trial.stopping import ReferenceCurve, first_stop, is_near, perplexity_of
+from podium.trainer.trial.recorder import MetricsLog, Progress, Reporter
+from podium.trainer.trial.result import Point, Status, best_point, evaluation_line, finite, perplexity_of, train_line
+from podium.trainer.trial.routing_metrics import Routing
+from podium.trainer.trial.stopping import Ending, ReferenceCurve, first_stop, is_near
 from podium.trainer.trial.storage import Storage
 
 # A whole run's state as the parts of a full checkpoint, and back.
@@ -391,7 +390,7 @@ class Loop:
             stop = first_stop(self.state.points, self._reference.read(), self._config.stop)
         stop = self._ranks.broadcast(stop)
         if stop is not None:
-            self._ending = Ending.stopped(stop)
+            self._ending = stop
         elif self.state.step >= self._config.steps:
             self._ending = self._without_stop(f"all {self.state.step} steps done")
 

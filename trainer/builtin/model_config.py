@@ -1,12 +1,12 @@
 """Which model: a config for each family.
 
-Every family's config has `family`, `vocab_size`, `tied_embeddings`, `dimensions` (d_model, n_layers, n_heads, d_ff)
-and `parameter_counts()`; whoever needs no more of a model needs to know no family.
+A new family is a subclass of `FamilyConfig` here, named in `ModelConfig` below, and its model in a file of `models/`.
+Elsewhere nothing asks which family it is.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,54 @@ from podium.trainer.trial.errors import ConfigError
 from podium.trainer.trial.result import ParameterCounts
 from podium.trainer.trial.section import Section, kind_field, kind_tag
 from podium.trainer.trial.units import Count
+
+
+class FamilyConfig(Section):
+    """What is asked of the config of any family. It has the fields `family` and `vocab_size` besides."""
+
+    implementation: ClassVar[str]
+    """The model's class, as `module.Class` below `models`; imported when a model is built."""
+    libraries: ClassVar[tuple[str, ...]] = ()
+    """Packages that the model needs beside PyTorch."""
+    vocab_size: int
+
+    @property
+    def has_dimensions(self) -> bool:
+        """Whether the dimensions are given, rather than to be solved from an allocation."""
+        return True
+
+    @property
+    def dimensions(self) -> tuple[int, int, int, int]:
+        """(d_model, n_layers, n_heads, d_ff). Raises ConfigError where they are not resolved yet."""
+        raise NotImplementedError
+
+    def parameter_counts(self) -> ParameterCounts:
+        """Exact trainable parameters, by part. Raises ConfigError where the dimensions are not resolved yet."""
+        raise NotImplementedError
+
+    @property
+    def wanted_allocation(self) -> tuple[Allocation, bool] | None:
+        """The parameters that the dimensions are to have, and whether the embeddings are tied."""
+        return None
+
+    @property
+    def mixture(self) -> MoEConfig | None:
+        """The experts of a mixture; None for a dense model."""
+        return None
+
+    @property
+    def first_weights(self) -> str | None:
+        """Where pretrained weights come from (the model then has `load_source`); None: random ones."""
+        return None
+
+    @property
+    def most_positions(self) -> int | None:
+        """The longest sequence that the model can take; None: any."""
+        return None
+
+    def check_run(self, *, optimizer: str, sequence_length: int) -> None:
+        """Raise ValueError for a run that the family can't serve."""
+
 
 # GPT-2 and its mixtures of experts, as configs: the model (`GPT2Config`) and how routers are trained (`RouterConfig`).
 #
@@ -60,21 +108,14 @@ class RouterConfig(Section):
         return self.noise * max(0.0, 1.0 - (step - 1) / (self.noise_fraction * steps))
 
 
-class CollapseRule(Section):
-    """Stop when a layer sends more than `share` of its tokens to one expert, at `checks` looks in a row."""
-
-    share: float = Field(default=0.6, gt=0, lt=1)
-    checks: int = Field(default=3, gt=0)
-    every_steps: int = Field(default=100, gt=0)
-    """A look is over the tokens of so many steps."""
-
-
-class GPT2Config(Section):
+class GPT2Config(FamilyConfig):
     """GPT-2 (Radford et al., 2019) by `transformers`' GPT2LMHeadModel; with `moe` upcycled into a mixture of experts.
 
     The default shape is that of the 124M model.
     """
 
+    implementation: ClassVar[str] = "gpt2.GPT2"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers",)
     family: Literal["gpt2"] = "gpt2"
     source: str | None = None
     """Where a run's first weights come from: `gpt2` (the hub), a folder, or s3://…; null: random, by the seed."""
@@ -88,6 +129,30 @@ class GPT2Config(Section):
     """On embeddings, attention and residuals, as GPT-2 was trained."""
     moe: MoEConfig | None = None
     """null: the dense model."""
+
+    @property
+    def mixture(self) -> MoEConfig | None:
+        """`moe`."""
+        return self.moe
+
+    @property
+    def first_weights(self) -> str | None:
+        """`source`."""
+        return self.source
+
+    @property
+    def most_positions(self) -> int | None:
+        """Its positions are learned."""
+        return self.n_positions
+
+    def check_run(self, *, optimizer: str, sequence_length: int) -> None:
+        """Muon knows the matrices of other families' layers alone."""
+        if optimizer != "adamw":
+            raise ValueError(f"optimizer.name must be 'adamw' for GPT-2's layers, got {optimizer!r}")
+        if sequence_length > self.n_positions:
+            raise ValueError(
+                f"data.sequence_length must be at most model.n_positions = {self.n_positions}, got {sequence_length}"
+            )
 
     @property
     def tied_embeddings(self) -> bool:
@@ -142,12 +207,13 @@ class GPT2Config(Section):
 # nGPT, the transformer whose vectors all have norm 1, as a config.
 
 
-class NgptConfig(Section):
+class NgptConfig(FamilyConfig):
     """Decoder-only transformer on the unit sphere: normalised weights and hidden states, no norm layers, SwiGLU, RoPE.
 
     Source: Loshchilov et al., "nGPT", arXiv 2410.01131, 2024; NVIDIA/ngpt, model.py.
     """
 
+    implementation: ClassVar[str] = "ngpt.Ngpt"
     family: Literal["ngpt"]
     vocab_size: Count = Field(gt=1, le=65536)
     """Rows of the embedding and of the output."""
@@ -215,12 +281,13 @@ class DepthWarm(Section):
     """Probability with which the topmost active layer is skipped in a step while layers are still to come."""
 
 
-class SpeedrunConfig(Section):
+class SpeedrunConfig(FamilyConfig):
     """Decoder-only transformer with parameter-free RMSNorm, QK-norm before RoPE, ReLU² and zero-init projections.
 
     Source: KellerJordan/modded-nanogpt, records/track_1_short/2024-10-18_PyTorch25.
     """
 
+    implementation: ClassVar[str] = "speedrun.Speedrun"
     family: Literal["speedrun"] = "speedrun"
     vocab_size: Count = Field(gt=1, le=65536)
     """Rows of the embedding; the record's is 50,304: GPT-2's 50,257 tokens, padded."""
@@ -286,12 +353,13 @@ class Allocation(Section):
     """d_ff / d_model of the SwiGLU feed-forward."""
 
 
-class TransformerConfig(Section):
+class TransformerConfig(FamilyConfig):
     """Pre-norm decoder-only transformer: RMSNorm, RoPE, SwiGLU, causal attention.
 
     Dimensions are given, or solved from `allocation`; a resolved config has both.
     """
 
+    implementation: ClassVar[str] = "transformer.Transformer"
     family: Literal["transformer"] = "transformer"
     vocab_size: Count = Field(gt=1, le=65536)
     """Rows of the embedding. At most 65,536, since tokens are stored as uint16."""
@@ -303,6 +371,16 @@ class TransformerConfig(Section):
     tied_embeddings: bool = True
     rope_base: float = Field(default=10000.0, gt=0)
     norm_eps: float = Field(default=1e-6, gt=0)
+
+    @property
+    def has_dimensions(self) -> bool:
+        """All of them or none are given."""
+        return self.d_model is not None
+
+    @property
+    def wanted_allocation(self) -> tuple[Allocation, bool] | None:
+        """`allocation`."""
+        return None if self.allocation is None else (self.allocation, self.tied_embeddings)
 
     @property
     def dimensions(self) -> tuple[int, int, int, int]:

@@ -7,7 +7,6 @@ import platform
 import resource
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +16,9 @@ import podium
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.builtin.checkpoint import BEST, FINAL, full_name
 from podium.trainer.builtin.config import RunSpec, TrainConfig
-from podium.trainer.builtin.state import Clock, RunState, best_point
-from podium.trainer.trial.result import Curve, Point, Status, TrialResult, Versions, finite
-from podium.trainer.trial.stopping import Stop, TargetRule, crossings, perplexity_of
+from podium.trainer.builtin.state import Clock, RunState
+from podium.trainer.trial.result import Curve, Point, Status, TrialResult, Versions, best_point, finite, perplexity_of
+from podium.trainer.trial.stopping import Ending, TargetRule, crossings
 from podium.trainer.trial.storage import Storage
 
 # What ran: recorded with every result, so that a number can be traced to code, image and device.
@@ -58,56 +57,6 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-@dataclass(frozen=True)
-class Ending:
-    """How a run ended: `status`, the sentence that says why, and up to where its curve counts."""
-
-    status: Status
-    reason: str
-    judged_tokens: int
-    """The evaluation at this count is the final one. Earlier than the last where a rule was met before it was noticed:
-    then what came after is not part of the result, so that it does not depend on when that was."""
-    kill_tokens: int | None = None
-
-    @classmethod
-    def completed(cls, steps: int, tokens: int) -> Ending:
-        """Every step was taken."""
-        return cls(Status.COMPLETED, f"all {steps} steps done", tokens)
-
-    @classmethod
-    def stopped(cls, stop: Stop) -> Ending:
-        """A stop rule was met."""
-        kill = stop.tokens if stop.status is Status.KILLED else None
-        return cls(stop.status, stop.reason, stop.tokens, kill)
-
-    @classmethod
-    def diverged(cls, step: int, tokens: int) -> Ending:
-        """The training loss was not finite."""
-        return cls(Status.DIVERGED, f"training loss not finite at step {step}", tokens)
-
-    @classmethod
-    def timed_out(cls, limit_seconds: float, tokens: int) -> Ending:
-        """The training clock reached the limit."""
-        return cls(Status.KILLED, f"time-out: {limit_seconds:g} s of training were allowed", tokens, tokens)
-
-    @classmethod
-    def missed(cls, rule: TargetRule, how: str, points: Curve, tokens: int) -> Ending:
-        """The run is over, `how` says why, and its target was not reached."""
-        best = best_point(points)
-        said = "no evaluation" if best is None else f"the best was {best.val_loss:.4f}"
-        return cls(Status.MISSED_TARGET, f"target {rule.loss:g} missed: {how}; {said}", tokens)
-
-    @classmethod
-    def collapsed(cls, reason: str, tokens: int) -> Ending:
-        """A mixture sent nearly everything to one expert."""
-        return cls(Status.COLLAPSED, reason, tokens)
-
-    @classmethod
-    def out_of_memory(cls, tried: str, tokens: int) -> Ending:
-        """Memory ran out with the batch that `tried` names."""
-        return cls(Status.OUT_OF_MEMORY, f"out of memory with {tried}", tokens)
 
 
 def base_result(spec: RunSpec, run_name: str, ending: Ending, attempt: int) -> TrialResult:
@@ -149,8 +98,8 @@ def full_result(
 ) -> TrialResult:
     """All that a run which was not cut short knows; `saved_step` is its last full checkpoint's."""
     training = clock.seconds("training")
-    judged = [point for point in state.points if point.tokens <= ending.judged_tokens]
-    final = judged[-1] if judged and judged[-1].tokens == ending.judged_tokens else None
+    judged = [point for point in state.points if point.tokens <= ending.tokens]
+    final = judged[-1] if judged and judged[-1].tokens == ending.tokens else None
     if ending.status is Status.DIVERGED:
         final = None
     best = best_point(judged)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from podium.trainer.builtin.data.shards import default_cache
+from podium.trainer.builtin.data.manifest import default_cache
 from podium.trainer.trial.errors import ConfigError, NotFoundError, Problem
 from podium.trainer.trial.storage import join_uri, open_storage
 

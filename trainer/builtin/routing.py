@@ -14,11 +14,11 @@ import torch
 
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.builtin.distributed import Ranks
-from podium.trainer.builtin.model_config import CollapseRule, GPT2Config, RouterConfig
-from podium.trainer.builtin.models.gpt2 import Mixture
-from podium.trainer.builtin.models.moe import Domains, RoutingRecord
-from podium.trainer.builtin.routing_metrics import Routing
+from podium.trainer.builtin.model_config import RouterConfig
+from podium.trainer.builtin.models.moe import Domains, Mixture, RoutingRecord
 from podium.trainer.trial.result import finite
+from podium.trainer.trial.routing_metrics import Routing
+from podium.trainer.trial.stopping import CollapseRule
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class RouterMonitor:
         self._rule = config.stop.collapse
         model.router = self._router
         model.domains = Domains(names or ("all",))
-        assert isinstance(config.model, GPT2Config)
-        assert config.model.moe is not None
-        self.topk = config.model.moe.topk
-        self._layers = tuple(sorted(config.model.moe.layers))
+        moe = config.model.mixture
+        assert moe is not None
+        self.topk = moe.topk
+        self._layers = tuple(sorted(moe.layers))
         self._records = [RoutingRecord(model.domains, len(mixture.experts), device) for mixture in model.mixtures]
         for mixture, record in zip(model.mixtures, self._records, strict=True):
             mixture.record = record

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 import sys
-import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -13,11 +12,11 @@ import torch
 from podium.trainer.builtin.allocation import resolve_config
 from podium.trainer.builtin.checkpoint import AUTO, find_start, step_of
 from podium.trainer.builtin.config import RunSpec, TrainConfig
-from podium.trainer.builtin.data.shards import dataset_folder, load_manifest
+from podium.trainer.builtin.data.manifest import dataset_folder, load_manifest
 from podium.trainer.builtin.distributed import Ranks, joined, launched_ranks
 from podium.trainer.builtin.extension import measured_counts
 from podium.trainer.builtin.loop import Loop, Recorder, restore_snapshot, take_snapshot
-from podium.trainer.builtin.outcome import Ending, base_result, full_result
+from podium.trainer.builtin.outcome import base_result, full_result
 from podium.trainer.builtin.setup import (
     Parts,
     build_parts,
@@ -32,17 +31,17 @@ from podium.trainer.builtin.setup import (
 from podium.trainer.builtin.state import Clock, RunState
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.lease import Lease, StopRequests
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.recorder import LogReporter, Reporter
-from podium.trainer.trial.result import NOTE, RESULT, TrialResult
-from podium.trainer.trial.stopping import ReferenceCurve
-from podium.trainer.trial.storage import Storage, open_storage
+from podium.trainer.trial.result import FALLBACKS, NOTE, RESULT, TrialResult
+from podium.trainer.trial.stopping import Ending, ReferenceCurve
+from podium.trainer.trial.storage import Storage, open_storage, remove_leftovers
 
 # What gives way where memory runs out: first the forward pass, then the sequence.
 #
 # One sequence a pass with as many more passes is the same optimisation. Shorter sequences are another one: the run then
 # begins again, and its result says so. What was taken is noted in the run's folder, so that a restart begins with it.
 
-NOTED = "memory.json"
 SHORT = 256
 """Tokens of the shorter sequence."""
 
@@ -59,7 +58,7 @@ class MemoryFallback:
         if not config.batch.fit_memory:
             return
         try:
-            noted = int(folder.read_json(NOTED)["taken"])
+            noted = int(folder.read_json(FALLBACKS)["taken"])
         except NotFoundError:
             noted = 0
         for _ in range(noted):
@@ -80,7 +79,7 @@ class MemoryFallback:
             for key in checkpoints.list():
                 if step_of(key) is not None:
                     checkpoints.delete(key)
-        self._folder.write_json(NOTED, {"taken": len(self.taken), "said": self.taken})
+        self._folder.write_json(FALLBACKS, {"taken": len(self.taken), "said": self.taken})
         return self.taken[-1]
 
     @property
@@ -221,9 +220,11 @@ class _Attempt:
         lease = None
         if self.ranks.is_first:
             lease = stack.enter_context(Lease(self.folder, what=f"run {self.run_name}"))
+            # each crash would otherwise leave a full checkpoint, until the disk is full; the lease says who may do it
+            remove_leftovers(self.folder, self.folder.child(self.prefix) if self.prefix else self.folder)
         stack.enter_context(joined(self.ranks, self.device))
         requests = stack.enter_context(StopRequests(lease, self.spec.watch if self.ranks.is_first else None))
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="podium-run-")))
+        scratch = stack.enter_context(scratch_folder("run"))
         try:
             parts, loop, recorder = self._build(stack, requests, scratch, resume)
             ending = loop.run()
@@ -316,7 +317,7 @@ class _Attempt:
         )
         result = base_result(self.spec, self.run_name, ending, self.number)
         result = result.model_copy(
-            update={"steps": self.state.step, "tokens": ending.judged_tokens, "stopped_tokens": ending.judged_tokens}
+            update={"steps": self.state.step, "tokens": ending.tokens, "stopped_tokens": ending.tokens}
         )
         return self._write(result)
 

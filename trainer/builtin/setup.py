@@ -18,12 +18,11 @@ from torch import Tensor, nn
 from podium.trainer.builtin.checks import check_data
 from podium.trainer.builtin.config import RuntimeConfig, StepShape, TrainConfig
 from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_domains, rank_slice
-from podium.trainer.builtin.data.shards import TOKEN_BYTES, load_manifest
+from podium.trainer.builtin.data.manifest import TOKEN_BYTES, load_manifest
 from podium.trainer.builtin.distributed import Ranks
 from podium.trainer.builtin.extension import build_run_model
 from podium.trainer.builtin.models.build import start_weights
-from podium.trainer.builtin.models.gpt2 import GPT2
-from podium.trainer.builtin.models.speedrun import Speedrun
+from podium.trainer.builtin.models.moe import Mixture
 from podium.trainer.builtin.optim.build import Optimizer, build_optimizer
 from podium.trainer.builtin.routing import RouterMonitor
 from podium.trainer.trial.errors import ConfigError, Problem
@@ -63,6 +62,14 @@ def after_step(model: nn.Module, step: int) -> None:
     """Tell the model, if it wants to know."""
     if isinstance(model, Projected):
         model.after_step(step)
+
+
+@runtime_checkable
+class ChunkedHead(Protocol):
+    """A model whose logits need not all exist at once in training."""
+
+    head_chunk_tokens: int | None
+    """Tokens whose logits exist at once; None: all of a forward pass."""
 
 
 # Device, number format and threads of a run.
@@ -409,7 +416,7 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     model = build_run_model(config)
     if fresh:
         start_weights(model, config.model)
-    if isinstance(model, Speedrun):
+    if isinstance(model, ChunkedHead):
         model.head_chunk_tokens = config.runtime.head_chunk_tokens
     model.to(precision.device)
     if compiles(config, precision):
@@ -430,7 +437,7 @@ def build_parts(config: TrainConfig, data: Path, precision: Precision, ranks: Ra
     token_bytes = np.load(path) if path.is_file() else None
     curriculum = Curriculum(config)
     routing = None
-    if isinstance(model, GPT2) and config.mode == "moe":
+    if isinstance(model, Mixture) and config.mode == "moe":
         routing = RouterMonitor(model, config, loader.names, precision.device)
     domains = evaluation_domains(
         data,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, get_args
@@ -67,12 +67,6 @@ class RunState:
             points=[Point(**point) for point in state["points"]],
             gradient_norms=list(state["gradient_norms"]),
         )
-
-
-def best_point(points: Sequence[Point]) -> Point | None:
-    """The evaluation of lowest loss, the first of equals; None where none was finite."""
-    known = [point for point in points if point.val_loss is not None]
-    return min(known, key=lambda point: (point.val_loss, point.step), default=None)
 
 
 # The training clock: seconds of training, with evaluation, compilation and checkpoints apart from it.

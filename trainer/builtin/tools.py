@@ -9,7 +9,6 @@ import copy
 import csv
 import io
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +24,7 @@ from podium.trainer.builtin.data.loader import TokenStream
 from podium.trainer.builtin.distributed import Ranks
 from podium.trainer.builtin.setup import Parts, Precision, after_step, build_parts, random_state, restore_random_state
 from podium.trainer.trial.errors import CheckpointError, NotFoundError
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.storage import Storage, open_storage, split_uri
 
 SMOOTHING = 0.9
@@ -253,8 +253,8 @@ def local_model(uri: str) -> Iterator[Path]:
     if local is not None:
         yield local
         return
-    with tempfile.TemporaryDirectory(prefix="podium-model-") as scratch:
-        path = Path(scratch) / name
+    with scratch_folder("model") as scratch:
+        path = scratch / name
         try:
             storage.download(name, path)
             storage.download(Path(name).with_suffix(".json").name, path.with_suffix(".json"))

@@ -1,4 +1,4 @@
-"""Every error that Podium raises on purpose.
+"""Every error that Podium raises on purpose, and every exit code with which one of its processes ends.
 
     PodiumError
     ├── UserError            the user can mend it; exit code 2; lists every problem with its place
@@ -16,8 +16,37 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
 
-from pydantic import ValidationError
+if TYPE_CHECKING:
+    # pydantic takes 0.08 s to import, which `podium --help` and a trial's first process need not pay
+    from pydantic import ValidationError
+
+
+class ExitCode(IntEnum):
+    """Exit codes of every process: the commands, the steps and the trials."""
+
+    CONCLUDED = 0
+    """The command did what it was asked; a run has registered its winner."""
+    CRASH = 1
+    """An error that is not the user's: a bug, or a step that failed."""
+    USER_ERROR = 2
+    """The input can't be run as it is. Starting the same again would not help."""
+    STOPPED = 3
+    """A verdict promoted nobody, or `podium verify` found a number that differs."""
+    GATE_FAILED = 4
+    """The shakedown failed, before any paid stage."""
+    INCOMPLETE = 5
+    """Not finished, or awaiting approval: run the same command to resume."""
+    RUN_AGAIN = 75
+    """EX_TEMPFAIL of sysexits.h: saved on request, no failure. Started again it resumes."""
+    OVERDUE = 124
+    """In place of a task's exit code: it was ended at its deadline."""
+    NOT_STARTED = 125
+    """In place of a task's exit code: it could not be started at all."""
+    INTERRUPTED = 130
+    """Ctrl-C (128 + SIGINT), or the run was cancelled."""
 
 
 class PodiumError(Exception):

@@ -15,60 +15,17 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import threading
 import time
 import uuid
 from contextlib import suppress
-from functools import cache
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from podium.trainer.trial.errors import InUseError, NotFoundError, PodiumError, StorageError
+from podium.trainer.trial.process import is_alive, own_identity
+from podium.trainer.trial.result import LEASE
 from podium.trainer.trial.storage import Storage, open_storage, split_uri, to_json
-
-# Which process this is, in words that another process can check: host, pid and start time, never a clock.
-
-
-@cache
-def host_identity() -> str:
-    """This machine, this boot and this pid namespace: within one identity a pid means the same process to everyone.
-
-    Containers on one machine share its boot and often its host name, but not its pids.
-    """
-    parts = [socket.gethostname()]
-    with suppress(OSError):
-        parts.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip()[:8])
-    with suppress(OSError):
-        parts.append(str(Path("/proc/self/ns/pid").readlink()))
-    return "/".join(parts)
-
-
-def start_ticks(pid: int) -> int | None:
-    """When the process started, in clock ticks since boot, so that a reused pid is told apart.
-
-    None where there is no such process (a zombie has ended), or no /proc to ask.
-    """
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = text.rpartition(")")[2].split()
-    return None if state in ("Z", "X") else int(fields[18])
-
-
-def own_identity() -> dict[str, object]:
-    """`host`, `pid` and `started` of this process."""
-    return {"host": host_identity(), "pid": os.getpid(), "started": start_ticks(os.getpid())}
-
-
-def is_alive(host: object, pid: object, started: object) -> bool | None:
-    """Whether that process lives; None where this machine can't tell (another host, or no start time to compare)."""
-    if host != host_identity() or started is None or not isinstance(pid, int):
-        return None
-    return start_ticks(pid) == started
-
 
 TOKEN_VARIABLE = "PODIUM_LEASE_TOKEN"  # noqa: S105  a name, not a secret
 """Where a holder leaves its token for the processes it starts. Not read here: only who means to share passes it on."""
@@ -87,7 +44,7 @@ class Lease:
     def __init__(
         self,
         storage: Storage,
-        key: str = "lease.json",
+        key: str = LEASE,
         *,
         what: str = "run",
         interval: float | None = None,
@@ -244,7 +201,7 @@ class Watch:
                 return
 
 
-def is_live(storage: Storage, key: str = "lease.json") -> bool:
+def is_live(storage: Storage, key: str = LEASE) -> bool:
     """Whether a living process holds the lease. On another host this may watch for `patience` of its intervals."""
     found = _read(storage, key)
     return found is not None and _lives(storage, key, found)
@@ -292,9 +249,6 @@ def _host(found: Record) -> str:
 
 
 # Requests to save and end: a signal, a conductor that is gone, a lease that somebody else took.
-
-EX_TEMPFAIL = 75
-"""Exit code of a run that saved and can go on when started again (sysexits.h)."""
 
 
 class Interrupted(PodiumError):  # noqa: N818  a request, not an error

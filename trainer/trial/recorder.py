@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from podium.trainer.trial.errors import NotFoundError
-from podium.trainer.trial.result import DOMAIN, METRICS, Point, finite, read_lines
-from podium.trainer.trial.stopping import perplexity_of
+from podium.trainer.trial.result import METRICS, Point, evaluation_line, perplexity_of, read_lines
 from podium.trainer.trial.storage import Storage
 from podium.trainer.trial.units import format_count, format_seconds
 
@@ -75,34 +74,6 @@ class MetricsLog:
         """Close the file."""
         if self._file is not None:
             self._file.close()
-
-
-def train_line(
-    step: int, tokens: int, loss: float, learning_rate: float, gradient_norm: float, seconds: float
-) -> dict[str, Any]:
-    """One optimizer step."""
-    return {
-        "step": step,
-        "tokens": tokens,
-        "train_loss": finite(loss),
-        "learning_rate": learning_rate,
-        "gradient_norm": finite(gradient_norm),
-        "train_seconds": round(seconds, 4),
-    }
-
-
-def evaluation_line(point: Point) -> dict[str, Any]:
-    """One evaluation."""
-    return {
-        "step": point.step,
-        "tokens": point.tokens,
-        "val_loss": point.val_loss,
-        "val_perplexity": None if point.val_loss is None else finite(perplexity_of(point.val_loss)),
-        "bits_per_byte": point.bits_per_byte,
-        "gradient_norm": point.gradient_norm,
-        "train_seconds": point.train_seconds,
-        **{f"{DOMAIN}{name}": loss for name, loss in (point.by_domain or {}).items()},
-    }
 
 
 def _to_line(line: dict[str, Any]) -> str:

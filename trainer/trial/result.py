@@ -7,8 +7,27 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
+from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.section import Section
+from podium.trainer.trial.storage import Storage
+
+# The files of a trial's folder.
+
+CONFIG = "config.json"
+"""The run spec, written before the trial starts."""
+RESULT = "result.json"
+"""Written last: its existence means that the trial is over."""
+METRICS = "metrics.jsonl"
+NOTE = "note.md"
+LEASE = "lease.json"
+"""Which process trains here."""
+FALLBACKS = "memory.json"
+"""What was made smaller because memory ran out, so that a restart begins with it."""
+SYNC = "sync.json"
+"""How far metrics were copied to MLflow."""
+CHECKPOINTS = "checkpoints"
 
 
 class Status(StrEnum):
@@ -174,6 +193,34 @@ Curve = Sequence[Point]
 """Evaluations in the order of tokens."""
 
 
+def train_line(
+    step: int, tokens: int, loss: float, learning_rate: float, gradient_norm: float, seconds: float
+) -> dict[str, Any]:
+    """One optimizer step."""
+    return {
+        "step": step,
+        "tokens": tokens,
+        "train_loss": finite(loss),
+        "learning_rate": learning_rate,
+        "gradient_norm": finite(gradient_norm),
+        "train_seconds": round(seconds, 4),
+    }
+
+
+def evaluation_line(point: Point) -> dict[str, Any]:
+    """One evaluation."""
+    return {
+        "step": point.step,
+        "tokens": point.tokens,
+        "val_loss": point.val_loss,
+        "val_perplexity": None if point.val_loss is None else finite(perplexity_of(point.val_loss)),
+        "bits_per_byte": point.bits_per_byte,
+        "gradient_norm": point.gradient_norm,
+        "train_seconds": point.train_seconds,
+        **{f"{DOMAIN}{name}": loss for name, loss in (point.by_domain or {}).items()},
+    }
+
+
 def read_lines(text: str) -> list[dict[str, float | int | None]]:
     """The whole lines of a metrics.jsonl; a last line cut short by a kill is left out."""
     return [json.loads(line) for line in text.split("\n")[:-1] if line.strip()]
@@ -203,6 +250,35 @@ def _by_domain(line: Mapping[str, float | int | None]) -> dict[str, float | None
     return {name.removeprefix(DOMAIN): value for name, value in line.items() if name.startswith(DOMAIN)} or None
 
 
+def read_result(storage: Storage, folder: str = "") -> TrialResult | None:
+    """The result of the trial in `folder`; None while it has none."""
+    try:
+        return TrialResult.model_validate_json(storage.read_bytes(f"{folder}/{RESULT}".lstrip("/")))
+    except NotFoundError:
+        return None
+
+
+def read_metrics(storage: Storage, folder: str = "", *, only: str = "") -> list[dict[str, Any]]:
+    """The whole lines of a trial's metrics that contain the text `only`; none where it has not written any yet."""
+    try:
+        text = storage.read_text(f"{folder}/{METRICS}".lstrip("/"))
+    except NotFoundError:
+        return []
+    return read_lines("".join(f"{line}\n" for line in text.split("\n")[:-1] if only in line))
+
+
+def read_curve(storage: Storage, folder: str = "") -> list[Point]:
+    """The evaluations in a trial's metrics; none where it has not measured anything yet."""
+    # a long run has few evaluations among many steps, and only they are parsed
+    return curve_of(read_metrics(storage, folder, only='"val_loss"'))
+
+
+def best_point(points: Sequence[Point]) -> Point | None:
+    """The evaluation of lowest loss, the first of equals; None where none was finite."""
+    known = [point for point in points if point.val_loss is not None]
+    return min(known, key=lambda point: (point.val_loss, point.step), default=None)
+
+
 def mean_curve(curves: Sequence[Curve]) -> list[Point]:
     """The mean over seeds at the token counts that every curve has."""
     if not curves:
@@ -227,15 +303,14 @@ def _mean_point(points: Sequence[Point]) -> Point:
     )
 
 
-METRICS = "metrics.jsonl"
-
-
-RESULT = "result.json"
-
-
-NOTE = "note.md"
-
-
 def finite(value: float) -> float | None:
     """The value, or None where it is infinite or not a number: a missing measurement stays missing."""
     return value if math.isfinite(value) else None
+
+
+def perplexity_of(loss: float) -> float:
+    """exp(loss), infinite where that is too large for a float."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf

@@ -15,9 +15,19 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from podium.trainer.builtin.model_config import CollapseRule
 from podium.trainer.trial.errors import NotFoundError, StorageError
-from podium.trainer.trial.result import METRICS, Crossing, Curve, Point, Status, curve_of, mean_curve, read_lines
+from podium.trainer.trial.result import (
+    METRICS,
+    Crossing,
+    Curve,
+    Point,
+    Status,
+    best_point,
+    curve_of,
+    mean_curve,
+    perplexity_of,
+    read_lines,
+)
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.storage import open_storage
 from podium.trainer.trial.units import Count, Seconds, format_count
@@ -53,7 +63,7 @@ class TargetRule(Section):
         return self
 
 
-# The rules that end a run early, as configs; `podium.trainer.stopping` applies them.
+# The rules that end a run early, as configs; `podium.trainer.trial.stopping` applies them.
 
 
 class KillCriterion(Section):
@@ -117,6 +127,15 @@ class RegressionRule(Section):
     min_tokens: Count = Field(default=0, ge=0)
 
 
+class CollapseRule(Section):
+    """Stop when a layer sends more than `share` of its tokens to one expert, at `checks` looks in a row."""
+
+    share: float = Field(default=0.6, gt=0, lt=1)
+    checks: int = Field(default=3, gt=0)
+    every_steps: int = Field(default=100, gt=0)
+    """A look is over the tokens of so many steps."""
+
+
 class StopRules(Section):
     """What ends a run early. A loss that is not finite always does."""
 
@@ -157,41 +176,63 @@ def is_near(points: Curve, train_loss: float | None, rule: TargetRule) -> bool:
     return bool(to_cross and known) and min(known) - max(to_cross) <= rule.near
 
 
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a trial ended, or what a stop rule makes of it: the one form of it until the result is written."""
+
+    status: Status
+    reason: str
+    """One sentence, with its numbers."""
+    tokens: int
+    """The evaluation at this count is the final one. Earlier than the last where a rule was met before it was noticed:
+    then what came after is not part of the result, so that it does not depend on when that was."""
+    kill_tokens: int | None = None
+    """The same, of a run that was killed."""
+    rule: Literal["", "non_finite", "target", "kill", "regression", "patience"] = ""
+    """The stop rule that reads curves and was met."""
+
+    @classmethod
+    def completed(cls, steps: int, tokens: int) -> Ending:
+        """Every step was taken."""
+        return cls(Status.COMPLETED, f"all {steps} steps done", tokens)
+
+    @classmethod
+    def killed(cls, tokens: int, reason: str, rule: Literal["", "kill", "regression", "patience"] = "") -> Ending:
+        """The run was not worth going on with."""
+        return cls(Status.KILLED, reason, tokens, tokens, rule)
+
+    @classmethod
+    def diverged(cls, step: int, tokens: int) -> Ending:
+        """The training loss was not finite."""
+        return cls(Status.DIVERGED, f"training loss not finite at step {step}", tokens)
+
+    @classmethod
+    def timed_out(cls, limit_seconds: float, tokens: int) -> Ending:
+        """The training clock reached the limit."""
+        return cls.killed(tokens, f"time-out: {limit_seconds:g} s of training were allowed")
+
+    @classmethod
+    def missed(cls, rule: TargetRule, how: str, points: Curve, tokens: int) -> Ending:
+        """The run is over, `how` says why, and its target was not reached."""
+        best = best_point(points)
+        said = "no evaluation" if best is None else f"the best was {best.val_loss:.4f}"
+        return cls(Status.MISSED_TARGET, f"target {rule.loss:g} missed: {how}; {said}", tokens)
+
+    @classmethod
+    def collapsed(cls, reason: str, tokens: int) -> Ending:
+        """A mixture sent nearly everything to one expert."""
+        return cls(Status.COLLAPSED, reason, tokens)
+
+    @classmethod
+    def out_of_memory(cls, tried: str, tokens: int) -> Ending:
+        """Memory ran out with the batch that `tried` names."""
+        return cls(Status.OUT_OF_MEMORY, f"out of memory with {tried}", tokens)
+
+
 _UNITS = {"perplexity": "PPL", "loss": "nats", "gradient_norm": "×"}
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """Where a kill rule was met, and the sentence that says so with its numbers."""
-
-    tokens: int
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Stop:
-    """Where the first of all rules was met."""
-
-    kind: Literal["non_finite", "target", "kill", "regression", "patience"]
-    tokens: int
-    reason: str
-
-    @property
-    def status(self) -> Status:
-        """How a run that this ended is reported."""
-        named = {"non_finite": Status.DIVERGED, "target": Status.TARGET_REACHED}
-        return named.get(self.kind, Status.KILLED)
-
-
-def perplexity_of(loss: float) -> float:
-    """exp(loss), infinite where that is too large for a float."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
-
-
-def kill_point(curve: Curve, reference: Curve, rule: KillRule) -> Kill | None:
+def kill_point(curve: Curve, reference: Curve, rule: KillRule) -> Ending | None:
     """The first look at which the run has been worse than the reference at every look over `span_tokens`, or None.
 
     Looks are the declared token counts, or all that both curves have. Each is judged once both curves have reached it,
@@ -211,15 +252,16 @@ def kill_point(curve: Curve, reference: Curve, rule: KillRule) -> Kill | None:
         if worse_since is None:
             worse_since = tokens
         if tokens >= rule.min_tokens and tokens - worse_since >= rule.span_tokens:
-            return Kill(
+            return Ending.killed(
                 tokens,
                 f"worse than the reference at every look from {format_count(worse_since)} to {format_count(tokens)} "
                 f"tokens; at the last: {'; '.join(met)}",
+                "kill",
             )
     return None
 
 
-def first_stop(points: Curve, reference: Curve | None, rules: StopRules) -> Stop | None:
+def first_stop(points: Curve, reference: Curve | None, rules: StopRules) -> Ending | None:
     """The first point at which any rule that reads curves is met, or None.
 
     At one point a loss that is not finite comes first, then the target, kill, regression and patience. Without a
@@ -229,8 +271,7 @@ def first_stop(points: Curve, reference: Curve | None, rules: StopRules) -> Stop
     if rules.target is not None:
         stops.append(_target(points, rules.target))
     if rules.kill is not None and reference is not None:
-        kill = kill_point(points, reference, rules.kill)
-        stops.append(Stop("kill", kill.tokens, kill.reason) if kill else None)
+        stops.append(kill_point(points, reference, rules.kill))
     if rules.regression is not None:
         stops.append(_regression(points, rules.regression))
     if rules.patience is not None:
@@ -270,43 +311,39 @@ def _compare(own: Point | None, other: Point | None, criterion: KillCriterion) -
     return f"{criterion.metric} {mine:.4f} against {theirs:.4f}, limit +{limit}" if worse else ""
 
 
-def _non_finite(points: Curve) -> Stop | None:
+def _non_finite(points: Curve) -> Ending | None:
     for point in points:
         if point.val_loss is None or not math.isfinite(point.val_loss):
-            return Stop(
-                "non_finite", point.tokens, f"validation loss not finite at {format_count(point.tokens)} tokens"
-            )
+            reason = f"validation loss not finite at {format_count(point.tokens)} tokens"
+            return Ending(Status.DIVERGED, reason, point.tokens, rule="non_finite")
     return None
 
 
-def _target(points: Curve, rule: TargetRule) -> Stop | None:
+def _target(points: Curve, rule: TargetRule) -> Ending | None:
     point = first_under(points, rule.loss)
     if point is None:
         return None
-    return Stop(
-        "target",
-        point.tokens,
-        f"validation loss {point.val_loss:.4f} is under the target {rule.loss:g} after {point.step} steps",
-    )
+    reason = f"validation loss {point.val_loss:.4f} is under the target {rule.loss:g} after {point.step} steps"
+    return Ending(Status.TARGET_REACHED, reason, point.tokens, rule="target")
 
 
-def _regression(points: Curve, rule: RegressionRule) -> Stop | None:
+def _regression(points: Curve, rule: RegressionRule) -> Ending | None:
     best = math.inf
     for point in points:
         if point.val_loss is None:
             return None
         if point.tokens >= rule.min_tokens and point.val_loss - best >= rule.threshold:
-            return Stop(
-                "regression",
+            return Ending.killed(
                 point.tokens,
                 f"validation loss {point.val_loss:.4f} at {format_count(point.tokens)} tokens is {rule.threshold:g} "
                 f"nats or more above the run's own best {best:.4f}",
+                "regression",
             )
         best = min(best, point.val_loss)
     return None
 
 
-def _patience(points: Curve, rule: PatienceRule) -> Stop | None:
+def _patience(points: Curve, rule: PatienceRule) -> Ending | None:
     best, waited = math.inf, 0
     for point in points:
         if point.val_loss is None:
@@ -316,11 +353,11 @@ def _patience(points: Curve, rule: PatienceRule) -> Stop | None:
         else:
             waited += 1
         if waited >= rule.evaluations and point.tokens >= rule.min_tokens:
-            return Stop(
-                "patience",
+            return Ending.killed(
                 point.tokens,
                 f"validation loss not better than {best:.4f} by {rule.min_delta:g} nats for {waited} evaluations "
                 f"in a row, at {format_count(point.tokens)} tokens",
+                "patience",
             )
     return None
 

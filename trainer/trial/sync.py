@@ -24,9 +24,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from podium.trainer.builtin.routing_metrics import routing_values
 from podium.trainer.trial.errors import NotFoundError
-from podium.trainer.trial.result import Status, read_lines
+from podium.trainer.trial.result import CONFIG, METRICS, RESULT, SYNC, Status, read_lines
+from podium.trainer.trial.routing_metrics import routing_values
 from podium.trainer.trial.storage import Storage
 
 if TYPE_CHECKING:
@@ -202,7 +202,6 @@ def _alone(uri: str) -> Iterator[None]:
 
 __all__ = ["artifact_root", "ensure_parent", "initialise", "mlflow_uri", "sync_run"]
 
-STATE = "sync.json"
 _MAX_METRICS = 1000
 _MAX_PARAMS = 100
 _MAX_VALUE = 5000
@@ -275,14 +274,14 @@ def sync_run(
     began = time.monotonic()
     if began < _unreachable.get(tracking_uri, began):
         return None
-    spec = json.loads(_read(folder, "config.json") or b"{}")
+    spec = json.loads(_read(folder, CONFIG) or b"{}")
     config = spec.get("config", {})
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()
     fresh = _State(tracking_uri, experiment, digest)
     state = _read_state(folder, fresh)
     # the result first: where it exists, the metrics read after it are complete
-    result = _read(folder, "result.json")
-    lines = read_lines((_read(folder, "metrics.jsonl") or b"").decode())
+    result = _read(folder, RESULT)
+    lines = read_lines((_read(folder, METRICS) or b"").decode())
     try:
         after = state if _is_known(state) else fresh
         if after.run_id is None:
@@ -306,7 +305,7 @@ def sync_run(
         _log.warning("MLflow at %s serves again", tracking_uri)
     _confirmed.add((tracking_uri, after.run_id))
     if after != state:
-        folder.write_json(STATE, asdict(after))
+        folder.write_json(SYNC, asdict(after))
     return after.run_id
 
 
@@ -318,7 +317,7 @@ def _read(folder: Storage, key: str) -> bytes | None:
 
 
 def _read_state(folder: Storage, fresh: _State) -> _State:
-    stored = _read(folder, STATE)
+    stored = _read(folder, SYNC)
     state = _State(**json.loads(stored)) if stored else fresh
     same = all(getattr(state, name) == getattr(fresh, name) for name in ("tracking_uri", "experiment", "config_sha256"))
     return state if same else fresh

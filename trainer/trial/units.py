@@ -38,13 +38,17 @@ def parse_seconds(value: Any) -> Any:
 
 
 def parse_usd(value: Any) -> Any:
-    """`$95`, `95` or `$1,200` as US dollars. Raises ValueError for other text."""
+    """`$95`, `95` or `1200.50` as US dollars. Raises ValueError for other text.
+
+    A comma is refused: `1,5` is 1.50 to some readers and 15 to others.
+    """
     if not isinstance(value, str):
         return value
-    match = re.fullmatch(r"\s*\$?\s*(-?[0-9][0-9,]*\.?[0-9]*)\s*(?:usd)?\s*", value.lower())
+    match = re.fullmatch(r"\s*(-?)\s*\$?\s*([0-9][0-9_]*(?:\.[0-9]+)?)\s*(?:usd)?\s*", value.lower())
     if not match:
-        raise ValueError(f"must be an amount such as 95 or $95, got {value!r}")
-    return float(match[1].replace(",", ""))
+        comma = "; write no commas, 1,5 could be 1.5 or 15" if "," in value else ""
+        raise ValueError(f"must be an amount such as 95, $95 or 1200.50, got {value!r}{comma}")
+    return float(match[1] + match[2].replace("_", ""))
 
 
 Count = Annotated[int, BeforeValidator(parse_count)]

@@ -14,7 +14,7 @@ from podium.components.reporting.figures.data import PlotStage
 from podium.components.reporting.figures.style import FAINT, INK, RED, SERIES, draw, plane, short, spread
 from podium.components.reporting.results_csv import thinned
 from podium.components.reporting.table import Figure
-from podium.components.verdicts.arms import Arm
+from podium.components.study.verdict import Arm
 from podium.trainer.trial.units import format_count
 
 MAX_GREY = 40

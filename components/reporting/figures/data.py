@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from podium.components.reporting.model import ReportData, Score, StageData, TrialData, arms_of, smallbench_scores
 from podium.components.reporting.results_csv import axis_keys, flops_cell
 from podium.components.reporting.table import axis_value
-from podium.components.verdicts.arms import Arm
+from podium.components.study.verdict import Arm
 
 METRICS = {
     "final_val_loss": "validation loss, nats per token",

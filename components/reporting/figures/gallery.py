@@ -29,9 +29,10 @@ from podium.components.reporting.figures.style import (
     short,
     text_width,
 )
-from podium.components.reporting.model import FINISHED, Score
+from podium.components.reporting.model import Score
 from podium.components.reporting.table import Figure, bits_per_byte, perplexity, usd
-from podium.components.verdicts.arms import Arm
+from podium.components.study.trials import RANKED
+from podium.components.study.verdict import Arm
 
 # Funnel: variants in and promoted, per stage.
 
@@ -134,7 +135,7 @@ def pareto_figure(stage: PlotStage) -> Figure | None:
     metric = stage.quality
     spent: dict[str, list[float]] = {}
     for trial, flops in zip(stage.trials, stage.flops, strict=True):
-        if flops and trial.status in FINISHED:
+        if flops and trial.status in RANKED:
             spent.setdefault(trial.variant.name, []).append(flops)
     points = [
         ParetoPoint(arm, statistics.fmean(spent[arm.name]), arm.mean)

@@ -6,13 +6,13 @@ import math
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from scipy.special import stdtrit
 
 from podium.components.reporting import table
 from podium.components.reporting.figures.data import METRICS, Difference, PlotStage
 from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, draw, plane, short
 from podium.components.reporting.table import Figure
-from podium.components.verdicts.arms import Arm, pooled
+from podium.components.study.verdict import Arm
+from podium.components.verdicts.stats import interval, pooled_over
 
 MAX_ARMS = 16
 ROW = 46.0
@@ -25,15 +25,14 @@ def differences(stage: PlotStage) -> list[Difference]:
         return list(stage.differences)
     arms = stage.ranked()
     base = next((arm for arm in arms if arm.is_baseline), None)
-    noise = pooled(arms)
-    if base is None or noise is None:
+    noise = pooled_over(arms)
+    if base is None or noise.sd is None:
         return []
-    quantile = float(stdtrit(noise.degrees_of_freedom, 1 - stage.alpha))
     found = []
     for arm in stage.arms(stage.metric):
         if arm.n and not arm.is_baseline:
-            value, half = arm.mean - base.mean, quantile * noise.sd * math.sqrt(1 / arm.n + 1 / base.n)
-            found.append(Difference(arm.name, value, value - half, value + half))
+            value, error = arm.mean - base.mean, noise.sd * math.sqrt(1 / arm.n + 1 / base.n)
+            found.append(Difference(arm.name, value, *interval(value, error, noise.degrees_of_freedom, stage.alpha)))
     return found
 
 
@@ -41,11 +40,11 @@ def seeds_figure(stage: PlotStage) -> Figure | None:
     """Seed dots with mean and interval per arm, best first; None where no arm has two seeds."""
     metric, alpha = stage.metric, stage.alpha
     ranked = stage.ranked()
-    noise = pooled(ranked)
-    if noise is None:
+    noise = pooled_over(ranked)
+    sd = noise.sd
+    if sd is None:
         return None
     shown = _first(ranked)
-    quantile = float(stdtrit(noise.degrees_of_freedom, 1 - alpha))
     base = next((arm.mean for arm in ranked if arm.is_baseline), None)
 
     def paint(canvas: Canvas) -> None:
@@ -56,9 +55,9 @@ def seeds_figure(stage: PlotStage) -> Figure | None:
         for place, arm in enumerate(shown):
             values, mean = list(arm.values.values()), arm.mean
             color = INK if arm.is_baseline else GREEN if place == 0 else BLUE
-            half = quantile * noise.sd / math.sqrt(arm.n)
-            spread += [*values, mean - half, mean + half]
-            axes.plot([mean - half, mean + half], [place, place], color=color, linewidth=2, alpha=0.6)
+            ends = interval(mean, sd / math.sqrt(arm.n), noise.degrees_of_freedom, alpha)
+            spread += [*values, *ends]
+            axes.plot(ends, [place, place], color=color, linewidth=2, alpha=0.6)
             axes.plot(values, [place] * arm.n, "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
             axes.plot(mean, place, "|", color=color, markersize=15, markeredgewidth=2.4)
             role = " · baseline" if arm.is_baseline else ""

@@ -11,7 +11,7 @@ from podium.components.reporting.model import ReportData
 from podium.components.reporting.table import Figure, Headline, Section
 from podium.components.study.run import Run
 from podium.components.study.schema import GENERIC, layouts
-from podium.components.verdicts.verdict import to_markdown
+from podium.components.study.verdict import to_markdown
 
 
 class StudyReport:

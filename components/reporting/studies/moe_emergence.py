@@ -27,8 +27,8 @@ from podium.components.reporting.table import (
     text,
 )
 from podium.trainer.builtin.data.corpus import CorpusConfig
-from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status
+from podium.trainer.trial.routing_metrics import Routing
 
 
 @dataclass(frozen=True)

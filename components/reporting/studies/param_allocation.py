@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from podium.components.reporting import table
-from podium.components.reporting.model import FINISHED, ReportData, StageData, TrialData
+from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
 from podium.components.reporting.studies import StudyReport, evaluation_files
 from podium.components.study.design import Experiment
+from podium.components.study.policy import policy_of
 from podium.components.study.run import Run
+from podium.components.study.trials import RANKED
 
 PREFIX = "phase1_"
 
@@ -37,7 +39,7 @@ class ParamAllocation(StudyReport):
 
 def phase1_files(data: ReportData) -> dict[str, str]:
     """File name → content; empty while the ranking has no verdict, and for a profile that has no ranking."""
-    stage = next((stage for stage in data.stages if stage.stage.promotion.policy == "top_per_axis"), None)
+    stage = next((stage for stage in data.stages if policy_of(data.study, stage.name).ranks_axes), None)
     if stage is None or stage.verdict is None:
         return {}
     rows = [_row(data, stage, experiment) for experiment in data.experiments]
@@ -124,7 +126,7 @@ def _end(experiment: Experiment, stage: StageData) -> dict[str, Any]:
 def _trial(stage: StageData, variant: str) -> TrialData | None:
     """The variant's trial: its first finished seed, else its first."""
     trials = stage.trials_of(variant)
-    return next((trial for trial in trials if trial.status in FINISHED), trials[0] if trials else None)
+    return next((trial for trial in trials if trial.status in RANKED), trials[0] if trials else None)
 
 
 def _moment(data: ReportData, stage: str) -> str:

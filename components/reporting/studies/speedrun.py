@@ -19,11 +19,12 @@ from typing import Any
 
 from scipy.special import stdtrit
 
-from podium.components.reporting.model import FINISHED, ReportData, StageData, TrialData
+from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.studies import StudyReport
 from podium.components.study import layout
 from podium.components.study.registration import SourceState, read_source
 from podium.components.study.run import Run
+from podium.components.study.trials import RANKED
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import TrialResult, read_lines
 
@@ -136,7 +137,7 @@ def _experiment(
 
 
 def _result(index: int, seed: int, result: TrialResult) -> dict[str, Any]:
-    good = result.status.value in FINISHED and result.final_val_loss is not None
+    good = result.status.value in RANKED and result.final_val_loss is not None
     return {
         "run_id": index,
         "seed": seed,

@@ -31,13 +31,13 @@ from podium.components.reporting.studies import StudyReport
 from podium.components.reporting.table import Bullets, Code, Figure, Gallery, Section
 from podium.components.study.fields import with_overrides
 from podium.components.study.layout import data_key
-from podium.components.study.load import dump_yaml
 from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config
-from podium.components.verdicts.verdict import to_markdown
+from podium.components.study.verdict import to_markdown
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.storage import join_uri
 from podium.trainer.trial.units import format_count
+from podium.trainer.trial.yaml_text import dump_yaml
 
 # The study's four questions: does Polar Express's quality pay for its speed? Do variance reduction and cautious decay
 # together win by the clock, or only by steps? Which learning rate is fastest? How lazy can the projection be? A

@@ -14,7 +14,7 @@ import numpy as np
 from tests.benchmarks.calibration.noise import LOOKS, SIGMA, at, residual_curves
 from tests.benchmarks.replay.data import TOKENS_PER_STEP, RecordedArm, Run
 
-from podium.components.launch.records import arm_kill
+from podium.components.launch.judge import arm_kill
 from podium.trainer.trial.result import Point
 from podium.trainer.trial.stopping import KillCriterion, KillRule
 

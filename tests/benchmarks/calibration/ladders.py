@@ -11,8 +11,8 @@ from tests.benchmarks.calibration.noise import LOSS, STEPS, Trials, look_tokens
 from tests.benchmarks.replay.data import TOKENS_PER_STEP
 from tests.benchmarks.replay.studies import BASELINE, Figures, answer, names, seeds_of, study_of
 
-from podium.components.launch.records import arm_kill
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.launch.judge import arm_kill
+from podium.components.study.verdict import MoreTrials, Verdict
 from podium.trainer.trial.result import Point, Status
 from podium.trainer.trial.stopping import KillRule
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.study.verdict import MoreTrials, Verdict
 
 from .data import TOKENS_PER_STEP
 from .opponents import ALPHA, Choice

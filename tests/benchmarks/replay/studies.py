@@ -8,7 +8,7 @@ from typing import Any
 
 from podium.components.policies.decide import decide
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.verdict import MoreTrials, StageResults, TrialOutcome, VariantRef, Verdict
 from podium.trainer.trial.result import Status
 
 BASELINE = "baseline"

@@ -11,7 +11,7 @@ import pytest
 from podium.components.tracking.migrate import LOCK, migrate
 from podium.trainer.trial.errors import PodiumError, UserError
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture

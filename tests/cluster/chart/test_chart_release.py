@@ -6,9 +6,10 @@ import urllib.request
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 
+@pytest.mark.core
 def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninstall_leaves(installed):
     print(f"helm install, to MLflow ready and studies uploaded: {installed.ready_seconds:.1f} s")
     assert installed.ready_seconds < 400, "60 s on a machine that does nothing else"
@@ -21,6 +22,7 @@ def test_an_install_is_ready_and_its_notes_say_the_next_command_and_what_uninsta
     assert "LEFT OUT" not in notes
 
 
+@pytest.mark.core
 def test_helm_test_passes(installed):
     said = installed.helm("test", installed.name, "--timeout", "600s")
     assert said.count("Phase:          Succeeded") == 2
@@ -42,6 +44,7 @@ def test_every_pod_of_the_release_is_under_pod_security_restricted(installed, cl
         assert container["resources"]["requests"]
 
 
+@pytest.mark.core
 def test_no_password_is_in_what_helm_keeps_or_the_server_says(installed, cluster, postgres):
     password = "a:p@ssword"
     shown = installed.helm("get", "all", installed.name)

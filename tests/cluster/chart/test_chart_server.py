@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart")]
+pytestmark = pytest.mark.cluster
 
 CHART = Path(__file__).resolve().parents[3] / "charts" / "podium"
 SHAPES = sorted(path.stem for path in (CHART / "ci").glob("*.yaml"))

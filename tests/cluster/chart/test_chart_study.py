@@ -10,6 +10,7 @@ import subprocess
 import time
 import warnings
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 
@@ -17,7 +18,7 @@ from podium.components.register.step import register
 from podium.components.study.run import Run
 from podium.trainer.trial.sync import client
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(3600)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 
 AWAY_SECONDS = 60
 STUDY = "param-allocation"
@@ -164,7 +165,8 @@ def quiet():
 def loaded(uri, tracking_uri):
     """The Python model behind `models:/…`, fetched from S3 with this process's own credentials."""
     assert os.environ["AWS_ENDPOINT_URL"]
-    with quiet():
+    # MLflow writes the address that it is told into the environment, where every later test would find it
+    with quiet(), patch.dict(os.environ):
         import mlflow
         import mlflow.pyfunc
 

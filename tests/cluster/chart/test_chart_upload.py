@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.cluster, pytest.mark.xdist_group("chart"), pytest.mark.timeout(2400)]
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(2400)]
 
 SHIPPED = {path.stem for path in (Path(__file__).parents[3] / "pipelines" / "studies").glob("*.yaml")}
 OURS = """

@@ -7,7 +7,7 @@ import secrets
 import pytest
 import yaml
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.cluster, pytest.mark.core, pytest.mark.timeout(900)]
 
 
 def test_planted_credentials_are_found_in_nothing_that_a_run_leaves(scene, cluster, make_namespace, tmp_path):

@@ -11,6 +11,7 @@ pytestmark = [pytest.mark.cluster, pytest.mark.timeout(900)]
 BASELINE, WIDE, EVERY = "baseline/seed-42", "wide/seed-42", 20
 
 
+@pytest.mark.core
 def test_a_conductor_that_is_killed_and_started_again_finds_its_jobs(scene, undisturbed):
     first = scene.conduct()
     scene.trains()

@@ -19,7 +19,7 @@ LIBRARY = Path("/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
 SKEWED = """\
 import os, sys
 from pathlib import Path
-from podium.trainer.storage import open_storage
+from podium.trainer.trial.storage import open_storage
 open_storage({store!r}).download("libfaketime.so.1", Path("/tmp/libfaketime.so.1"))
 offset = "+1h" if "/wide/" in sys.argv[-1] else "+10m"
 os.environ |= {{"LD_PRELOAD": "/tmp/libfaketime.so.1", "FAKETIME": offset, "FAKETIME_DONT_FAKE_MONOTONIC": "1"}}
@@ -70,6 +70,7 @@ def small_disk(scene, cluster, own_cluster, make_namespace, tmp_path):
         subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
+@pytest.mark.core
 def test_a_full_store_is_waited_for_and_nothing_is_lost(scene, undisturbed, small_disk):
     conductor = scene.conduct()
     scene.trains(step=EVERY)

@@ -25,6 +25,7 @@ def nothing_happened(scene, undisturbed) -> None:
     assert len(scene.job_uids()) == 2
 
 
+@pytest.mark.core
 @pytest.mark.disruptive
 def test_a_restarted_kubelet_leaves_trials_alone(scene, undisturbed, cluster):
     conductor = scene.conduct()

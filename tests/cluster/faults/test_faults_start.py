@@ -27,6 +27,7 @@ def explained(scene, conductor, words: str, seconds: float = 90.0) -> str:
     return why
 
 
+@pytest.mark.core
 @pytest.mark.parametrize(
     ("jobs", "words"),
     [

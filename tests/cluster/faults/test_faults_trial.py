@@ -26,6 +26,7 @@ def went_on_where_it_saved(scene) -> int:
     return resumed
 
 
+@pytest.mark.core
 def test_a_killed_pods_trial_goes_on_from_its_last_checkpoint(scene, sigkill, undisturbed):
     conductor = scene.conduct()
     pod = scene.trains()

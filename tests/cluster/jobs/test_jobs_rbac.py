@@ -11,7 +11,7 @@ import pytest
 
 from podium.components.launch.job_cluster import CONDUCTOR_RULES, role
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.core]
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500)]
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "jobs_scale.py"
 

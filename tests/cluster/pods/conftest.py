@@ -305,6 +305,8 @@ def study_file(corpus, tmp_path_factory):
     ranking, finals = smoke["stages"]["ranking"], smoke["stages"]["finals"]
     ranking.update(budget={"steps": 120})
     finals.update(budget={"steps": 120}, seeds=2, min_seeds=2)
+    for stage in (ranking, finals):
+        stage["resources"]["cpu"] = "50m"  # two of the study's own whole cores leave a small node none for a step
     smoke["shakedown"]["steps"] = 8
     smoke["evaluation"].update(max_batches=4, latency=False, throughput=False)
     file = tmp_path_factory.mktemp("study") / "allocation.yaml"

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500), pytest.mark.xdist_group("pods")]
+pytestmark = [pytest.mark.cluster, pytest.mark.core, pytest.mark.timeout(1500)]
 
 GPU = "nvidia.com/gpu"
 LEFT = 2

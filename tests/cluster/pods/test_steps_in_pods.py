@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 # With the smoke study's test on one worker: both read the run that `in_pods` makes once.
-pytestmark = [pytest.mark.cluster, pytest.mark.timeout(1500), pytest.mark.xdist_group("pods")]
+pytestmark = [pytest.mark.cluster, pytest.mark.core, pytest.mark.timeout(1500)]
 
 TRAINER_STEPS = {"Shakedown", "ranking: train", "finals: train", "Evaluate"}
 

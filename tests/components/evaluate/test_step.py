@@ -6,7 +6,7 @@ import pytest
 
 from podium.components.evaluate import step
 from podium.components.evaluate.step import evaluate
-from podium.components.launch.launcher import Ended
+from podium.components.launch.launcher import TaskEnd
 from podium.components.select.step import select
 from podium.components.study.run import finalists
 from podium.trainer.trial.errors import PodiumError
@@ -30,7 +30,7 @@ class FakeLauncher:
     def poll(self, timeout_seconds):
         task = self._running.pop()
         code = self.behaviour(task)
-        return [Ended(task, code, 2.0, ["last line"])]
+        return [TaskEnd(task, code, 2.0, ["last line"])]
 
     def waiting(self):
         return {}

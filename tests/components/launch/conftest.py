@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.conductor import Conducted, conduct
+from podium.components.launch.conductor import StageOutcome, conduct
 from podium.components.launch.process import ProcessLauncher
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
@@ -92,10 +92,10 @@ def stand_in() -> Callable[[str], list[str]]:
 
 
 @pytest.fixture
-def conducted(stand_in: Callable[[str], list[str]]) -> Callable[..., Conducted]:
+def conducted(stand_in: Callable[[str], list[str]]) -> Callable[..., StageOutcome]:
     """Conducts stage `first` of a run with the stand-in."""
 
-    def go(run: Run, slots: int = 2, **options: Any) -> Conducted:
+    def go(run: Run, slots: int = 2, **options: Any) -> StageOutcome:
         launcher = ProcessLauncher(run.storage, slots=slots)
         return conduct(run, "first", launcher, command=stand_in, beat_seconds=0.1, **options)
 

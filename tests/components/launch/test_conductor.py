@@ -8,19 +8,20 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.conductor import Conducted
+from podium.components.launch.conductor import StageOutcome
 from podium.components.launch.launcher import Attempt, Attempts, read_attempts, write_attempts
+from podium.components.policies.decide import decide as decide_stage
 from podium.components.study.design import Selection
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import MoreTrials, StageResults, Verdict
+from podium.components.study.verdict import MoreTrials, StageResults, Verdict
 from podium.trainer.trial.errors import InUseError, UserError
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status, TrialResult
 
 MakeRun = Callable[..., Run]
-Conduct = Callable[..., Conducted]
+Conduct = Callable[..., StageOutcome]
 Starts = Callable[[Run], dict[str, int]]
 Entries = Callable[[Run, str], dict[str, Any]]
 
@@ -35,7 +36,7 @@ def test_every_trial_gets_a_result_and_one_ledger_entry(
     make_run: MakeRun, conducted: Conduct, starts: Starts, entries: Entries
 ) -> None:
     run = make_run(seeds=2)
-    assert conducted(run) == Conducted(trials=8, finished=8)
+    assert conducted(run) == StageOutcome(trials=8, finished=8)
     names = {f"first/{variant}/seed-{seed}" for variant in ("base", "a", "b", "c") for seed in (42, 43)}
     assert starts(run) == dict.fromkeys(names, 1)
     assert entries(run, "trial_ended").keys() == names
@@ -48,7 +49,7 @@ def test_a_second_conductor_finds_nothing_to_do_and_changes_nothing(
     run = make_run()
     conducted(run)
     before = {key: run.storage.read_bytes(key) for key in run.storage.list()}
-    assert conducted(run) == Conducted(trials=4, finished=4)
+    assert conducted(run) == StageOutcome(trials=4, finished=4)
     assert set(starts(run).values()) == {1}
     assert {key: run.storage.read_bytes(key) for key in run.storage.list()} == before
 
@@ -189,7 +190,7 @@ def test_a_diverged_baseline_ends_the_stage(make_run: MakeRun, conducted: Conduc
 
 def test_a_baseline_with_enough_seeds_left_goes_on(make_run: MakeRun, conducted: Conduct) -> None:
     run = make_run({"base/42": {"status": "diverged"}}, seeds=2, min_seeds=1, names=["a"])
-    assert conducted(run) == Conducted(trials=4, finished=4)
+    assert conducted(run) == StageOutcome(trials=4, finished=4)
 
 
 def test_a_cancelled_run_lets_its_trials_save_and_can_go_on(
@@ -203,7 +204,7 @@ def test_a_cancelled_run_lets_its_trials_save_and_can_go_on(
     assert len(entries(run, "cancelled")) == 1
     run.storage.delete("cancel.json")
     run.storage.write_json("script.json", {})
-    assert conducted(run) == Conducted(trials=4, finished=4)
+    assert conducted(run) == StageOutcome(trials=4, finished=4)
 
 
 def test_a_part_of_the_stage_runs_alone(make_run: MakeRun, conducted: Conduct, starts: Starts) -> None:
@@ -285,12 +286,12 @@ def test_trials_that_the_policy_asks_for_are_run_in_the_same_stage_once(
         if len(seeds) < 3:
             asked = [ref for ref in results.variants if ref.name == "a"]
             return MoreTrials(reason="repeat it", variants=asked, seeds=[max(seeds) + 100])
-        return decide.decide(study, results)
+        return decide_stage(study, results)
 
-    monkeypatch.setattr("podium.components.policies.decide.decide", decide)
-    assert conducted(run) == Conducted(trials=4, finished=4)
+    monkeypatch.setattr("podium.components.launch.conductor.decide", decide)
+    assert conducted(run) == StageOutcome(trials=4, finished=4)
     assert starts(run) == {f"first/{name}": 1 for name in ("base/seed-42", "a/seed-42", "a/seed-142", "a/seed-242")}
     assert [entry["asked"]["seeds"] for entry in entries(run, "more_trials").values()] == [[142], [242]]
     assert len(run.trials("first")) == len(run.results("first").outcomes) == 4
-    assert conducted(Run.open(run.store_uri)) == Conducted(trials=4, finished=4)
+    assert conducted(Run.open(run.store_uri)) == StageOutcome(trials=4, finished=4)
     assert set(starts(run).values()) == {1}

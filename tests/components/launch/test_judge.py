@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.conductor import Conducted
-from podium.components.launch.records import Judge, Ruling, arm_kill, as_killed
+from podium.components.launch.conductor import StageOutcome
+from podium.components.launch.judge import Judge, Judgement, arm_kill, as_killed
 from podium.components.study.layout import TrialKey
 from podium.components.study.run import Run
 from podium.trainer.trial.result import Point, Status, TrialResult
-from podium.trainer.trial.stopping import Kill, KillCriterion, KillRule, StopRules, first_stop
+from podium.trainer.trial.stopping import Ending, KillCriterion, KillRule, StopRules, first_stop
 
 RULE = KillRule(criteria=[KillCriterion(metric="loss", threshold=0.3)], span_tokens=2000, min_tokens=3000)
 LOOKS = 8
@@ -58,7 +58,7 @@ def curves_of(scenario: str, seeds: int) -> dict[TrialKey, list[Point]]:
     return known
 
 
-def arrive(curves: dict[TrialKey, list[Point]], seeds: int, order: random.Random) -> dict[TrialKey, Kill | None]:
+def arrive(curves: dict[TrialKey, list[Point]], seeds: int, order: random.Random) -> dict[TrialKey, Ending | None]:
     """Let the trials run in a random order, each in pieces (it is resumed now and then), four at a time.
 
     The conductor looks after each piece, and ends the arms that the judge tells it to.
@@ -68,7 +68,7 @@ def arrive(curves: dict[TrialKey, list[Point]], seeds: int, order: random.Random
     waiting = list(curves)
     order.shuffle(waiting)
     live: list[TrialKey] = []
-    rulings: list[Ruling] = []
+    rulings: list[Judgement] = []
     while live or waiting:
         while waiting and len(live) < 4:
             live.append(waiting.pop())
@@ -124,19 +124,19 @@ def test_an_arm_with_one_seed_is_judged_as_the_trainer_judges_it() -> None:
 
 def test_without_a_rule_every_trial_is_let_through_at_once() -> None:
     judge = Judge(None, "s", "base", [0], lambda key: pytest.fail("no curve is read"))
-    assert judge.over(TrialKey("s", "bad", 0)) == [Ruling(TrialKey("s", "bad", 0), None)]
+    assert judge.over(TrialKey("s", "bad", 0)) == [Judgement(TrialKey("s", "bad", 0), None)]
     assert judge.close() == []
 
 
 def test_a_repeat_with_another_seed_is_not_part_of_the_arm() -> None:
     judge = Judge(RULE, "s", "base", [0], lambda key: CURVES[key.variant](key.seed))
     judge.over(TrialKey("s", "base", 0))
-    assert judge.over(TrialKey("s", "bad", 99)) == [Ruling(TrialKey("s", "bad", 99), None)]
+    assert judge.over(TrialKey("s", "bad", 99)) == [Judgement(TrialKey("s", "bad", 99), None)]
 
 
 def test_a_killed_result_has_the_figures_up_to_the_look_and_says_how_far_it_came() -> None:
     points = curve(worse_from=4)
-    kill = Kill(6000, "worse")
+    kill = Ending.killed(6000, "worse")
     lines = [{"step": p.step, "tokens": p.tokens, "train_loss": 10.0 - p.step} for p in points]
     lines += [{"step": p.step, "tokens": p.tokens, "val_loss": p.val_loss} for p in points]
     finished = TrialResult(
@@ -175,7 +175,7 @@ def losses(offset: float) -> dict[str, Any]:
 
 
 def test_trials_that_finished_before_the_baseline_are_judged_when_it_ends(
-    make_run: Callable[..., Run], conducted: Callable[..., Conducted], entries: Callable[..., dict[str, Any]]
+    make_run: Callable[..., Run], conducted: Callable[..., StageOutcome], entries: Callable[..., dict[str, Any]]
 ) -> None:
     script = {"base": {**losses(0), "seconds": 1.0}, "a": losses(0.5), "b": losses(0.1), "c": losses(0.5)}
     run = make_run(script, stop=KILL_STOP)
@@ -196,7 +196,7 @@ def test_trials_that_finished_before_the_baseline_are_judged_when_it_ends(
 
 
 def test_an_arm_with_several_seeds_is_ended_by_its_mean_while_it_runs(
-    make_run: Callable[..., Run], conducted: Callable[..., Conducted], entries: Callable[..., dict[str, Any]]
+    make_run: Callable[..., Run], conducted: Callable[..., StageOutcome], entries: Callable[..., dict[str, Any]]
 ) -> None:
     slow = {**losses(0.5), "seconds": 60}
     script = {"base": losses(0), "a": slow, "b/42": losses(0.5), "b/43": losses(-0.5)}
@@ -217,7 +217,7 @@ def test_an_arm_with_several_seeds_is_ended_by_its_mean_while_it_runs(
 
 def test_a_judgement_that_a_crash_cut_off_is_made_up_for(
     make_run: Callable[..., Run],
-    conducted: Callable[..., Conducted],
+    conducted: Callable[..., StageOutcome],
     entries: Callable[..., dict[str, Any]],
     tmp_path: Path,
 ) -> None:

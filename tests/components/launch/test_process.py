@@ -12,23 +12,23 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.launch.launcher import Ended, Task, trial_command
+from podium.components.launch.launcher import Task, TaskEnd, trial_command
 from podium.components.launch.open import open_launcher
-from podium.components.launch.process import ProcessLauncher, read_tail, visible_gpus
+from podium.components.launch.process import ProcessLauncher, visible_gpus
 from podium.components.launch.ranks import Group, run_ranks
 from podium.components.study.run import Run
 from podium.components.study.schema import Resources
 from podium.trainer.trial.errors import UserError
-from podium.trainer.trial.lease import start_ticks
-from podium.trainer.trial.storage import open_storage
+from podium.trainer.trial.process import start_ticks
+from podium.trainer.trial.storage import open_storage, read_tail
 
 
 def python(code: str) -> list[str]:
     return [sys.executable, "-S", "-c", textwrap.dedent(code)]
 
 
-def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, Ended]:
-    ended: dict[str, Ended] = {}
+def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, TaskEnd]:
+    ended: dict[str, TaskEnd] = {}
     deadline = time.monotonic() + 60
     while len(ended) < count and time.monotonic() < deadline:
         ended |= {each.task.name: each for each in launcher.poll(5)}
@@ -129,7 +129,7 @@ def test_a_killed_parent_takes_its_tasks_and_their_ranks_along(tmp_path: Path) -
         import sys, time
         from podium.components.launch.launcher import Task
         from podium.components.launch.process import ProcessLauncher
-        from podium.trainer.storage import open_storage
+        from podium.trainer.trial.storage import open_storage
         launcher = ProcessLauncher(open_storage({str(tmp_path)!r}), slots=2, gpus=["0", "1"])
         code = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
         launcher.start(Task("one", [sys.executable, "-S", "-c", code], "one.log"))

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from podium.components.launch.launcher import Ended, Task, trial_command
-from podium.components.launch.process import ProcessLauncher, read_tail, serves
-from podium.trainer.trial.lease import start_ticks
-from podium.trainer.trial.storage import open_storage
+from podium.components.launch.launcher import Task, TaskEnd, trial_command
+from podium.components.launch.process import ProcessLauncher, serves
+from podium.trainer.trial.process import start_ticks
+from podium.trainer.trial.storage import open_storage, read_tail
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="trials are forked under Linux only")
 
@@ -26,8 +26,8 @@ def launcher(tmp_path: Path) -> Iterator[ProcessLauncher]:
     made.close()
 
 
-def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, Ended]:
-    ended: dict[str, Ended] = {}
+def wait_all(launcher: ProcessLauncher, count: int) -> dict[str, TaskEnd]:
+    ended: dict[str, TaskEnd] = {}
     deadline = time.monotonic() + 60
     while len(ended) < count and time.monotonic() < deadline:
         ended |= {each.task.name: each for each in launcher.poll(5)}

@@ -15,7 +15,7 @@ from podium.components.study.layout import TrialKey
 from podium.components.study.ledger import Entry
 from podium.components.study.schema import Study
 from podium.components.study.trials import trial_config
-from podium.components.verdicts.verdict import ArmSummary, StageResults, TrialOutcome, VariantRef, Verdict
+from podium.components.study.verdict import ArmSummary, StageResults, TrialOutcome, VariantRef, Verdict
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.result import Point, Status, TrialResult, Versions

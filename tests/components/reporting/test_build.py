@@ -10,7 +10,7 @@ from podium.components.policies.decide import decide
 from podium.components.reporting.build import aggregate, axis_tables, build_report, export
 from podium.components.reporting.results_csv import read_csv
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.trial.errors import UserError
 from podium.trainer.trial.result import Status, TrialResult, Versions
 

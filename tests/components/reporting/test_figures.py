@@ -19,8 +19,7 @@ from podium.components.reporting.figures.style import short, spread
 from podium.components.reporting.from_csv import from_rows, main, plots_from_csv
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
-from podium.components.verdicts.arms import Arm, pooled
-from podium.components.verdicts.verdict import VariantRef
+from podium.components.verdicts.stats import PooledVariance
 from podium.trainer.trial.errors import UserError
 
 PLOTS = [
@@ -140,12 +139,12 @@ def test_intervals_are_those_of_a_pooled_t(rendered: Callable[..., Report]) -> N
 
 @given(st.lists(st.lists(st.floats(-10, 10), min_size=1, max_size=5), min_size=2, max_size=5))
 def test_pooled_variance_is_the_within_group_mean_square(arms: list[list[float]]) -> None:
-    found = pooled([Arm(VariantRef(name="x"), dict(enumerate(arm)), {}, "", False) for arm in arms])
-    freedom = sum(len(arm) - 1 for arm in arms)
-    assert (found.degrees_of_freedom if found else 0) == freedom
-    if found:
+    found = PooledVariance.of(arms)
+    variance, freedom = found.variance, found.degrees_of_freedom
+    assert freedom == sum(len(arm) - 1 for arm in arms)
+    if freedom:
         parts = sum((len(arm) - 1) * statistics.variance(arm) for arm in arms if len(arm) > 1)
-        assert found.sd**2 == pytest.approx(parts / freedom, abs=1e-9)
+        assert variance == pytest.approx(parts / freedom, abs=1e-9)
 
 
 @given(st.permutations(range(1, 8)))

@@ -14,7 +14,7 @@ from podium.components.study.cost import run_usd
 from podium.components.study.design import Overrides
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.study.verdict import MoreTrials, Verdict
 from podium.pipelines.cli.run import summarise
 from podium.trainer.trial.result import Status, TrialResult
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.load import dump_yaml, load_study, parse_yaml
+from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.schema import Study
 from podium.components.study.trials import Trial
 from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
 
 TINY = """
 name: tiny

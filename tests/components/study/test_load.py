@@ -9,11 +9,13 @@ import pytest
 
 from podium.components.study.design import Overrides, variants
 from podium.components.study.fingerprint import study_hash
-from podium.components.study.load import dump_study, dump_yaml, load_study, parse_yaml, shipped_studies
+from podium.components.study.load import dump_study, load_study, shipped_studies
 from podium.components.study.plan import plan
-from podium.components.study.schema import Study, needs_baseline_run
+from podium.components.study.policy import needs_baseline_run
+from podium.components.study.schema import Study
 from podium.components.study.trials import stage_seeds, variant_config
 from podium.trainer.trial.errors import ConfigError, UserError
+from podium.trainer.trial.yaml_text import parse_yaml
 
 Text = Callable[..., str]
 
@@ -89,13 +91,6 @@ def test_broken_yaml_shows_file_line_and_column(text: str, where: str, tmp_path:
     path.write_text(text)
     (problem,) = problems(str(path))
     assert problem.startswith(f"{path}, {where}: ")
-
-
-def test_plain_scalars_are_read_as_a_person_means_them() -> None:
-    text = "a: 5e-5\nb: no\nc: 010\nd: 1:30\ne: 2024-01-01\nf: ~\ng: 1_000\nh: '5e-5'\n"
-    expected = {"a": 5e-5, "b": "no", "c": 10, "d": "1:30", "e": "2024-01-01", "f": None, "g": 1000, "h": "5e-5"}
-    assert parse_yaml(text, "t") == expected
-    assert parse_yaml(dump_yaml(expected), "t") == expected
 
 
 def test_problems_of_schema_config_and_meaning_come_together(tiny_text: Text) -> None:

@@ -10,15 +10,17 @@ import pytest
 from podium.components.policies.decide import decide
 from podium.components.study import layout
 from podium.components.study.design import Selection, check_selection
-from podium.components.study.fingerprint import canonical_hash, trainer_digest
+from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import TrialKey
-from podium.components.study.load import dump_yaml, load_study, parse_yaml
+from podium.components.study.load import load_study
 from podium.components.study.run import Run, exit_code
 from podium.components.study.schema import Study
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
+from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import DataError, StorageError, UserError
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status
+from podium.trainer.trial.yaml_text import dump_yaml, parse_yaml
 
 Text = Callable[..., str]
 Finish = Callable[..., None]

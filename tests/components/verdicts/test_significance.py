@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from podium.components.verdicts.stats import better_than_control, difference_interval
+from podium.components.verdicts.stats import better_than_control, interval
 
 
 def test_one_arm_is_students_t_with_pooled_variance() -> None:
@@ -18,9 +18,9 @@ def test_one_arm_is_students_t_with_pooled_variance() -> None:
     pooled = math.sqrt((4 * control.var(ddof=1) + 3 * arm.var(ddof=1)) / 7)
     statistic = (control.mean() - arm.mean()) / (pooled * math.sqrt(1 / 5 + 1 / 4))
     assert better_than_control(statistic, [4], 5, 7) == pytest.approx(expected.pvalue, rel=1e-12)
-    low, high = difference_interval(arm.mean() - control.mean(), pooled * math.sqrt(1 / 5 + 1 / 4), 7, 0.05)
-    interval = stats.ttest_ind(arm, control).confidence_interval(0.90)
-    assert (low, high) == pytest.approx((interval.low, interval.high))
+    low, high = interval(arm.mean() - control.mean(), pooled * math.sqrt(1 / 5 + 1 / 4), 7, 0.05)
+    expected_interval = stats.ttest_ind(arm, control).confidence_interval(0.90)
+    assert (low, high) == pytest.approx((expected_interval.low, expected_interval.high))
 
 
 @pytest.mark.parametrize(

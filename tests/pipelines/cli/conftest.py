@@ -11,7 +11,7 @@ from podium.components.policies.decide import decide
 from podium.components.study import layout
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.pipelines.cli.main import app
 from podium.trainer.trial.result import Status, TrialResult
 

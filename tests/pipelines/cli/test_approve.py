@@ -6,9 +6,9 @@ import pytest
 
 from podium.components.policies.decide import decide
 from podium.components.study import layout
-from podium.components.study.run import Run
-from podium.components.verdicts.verdict import Verdict
-from podium.pipelines.cli.options import OF_STATE, Exit
+from podium.components.study.run import Run, exit_code
+from podium.components.study.verdict import Verdict
+from podium.trainer.trial.errors import ExitCode
 from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.result import Status, TrialResult
 
@@ -32,7 +32,7 @@ def waiting(make_run, study, text):
 
 def test_what_requires_approval_waits_with_its_own_exit_code(waiting):
     assert waiting.state() == "awaiting_approval"
-    assert OF_STATE["awaiting_approval"] == Exit.INCOMPLETE == 5
+    assert exit_code("awaiting_approval") == ExitCode.INCOMPLETE == 5
     assert waiting.stage_variants("proof") is None
 
 

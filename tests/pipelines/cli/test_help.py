@@ -7,9 +7,9 @@ import sys
 import pytest
 
 import podium as package
-from podium.pipelines.cli.main import PANELS, name_of
+from podium.pipelines.cli.main import by_panel
 
-COMMANDS = [name_of(command) for commands in PANELS.values() for command in commands]
+COMMANDS = [command.name for commands in by_panel().values() for command in commands]
 HEAVY = ("kfp", "torch", "kubernetes", "mlflow", "boto3", "pandas", "scipy", "pydantic")
 
 PROBE = """
@@ -66,3 +66,21 @@ def test_version(podium):
 
 def test_an_unknown_command_is_the_users_error(podium):
     assert podium("rnu").exit_code == 2
+
+
+def test_a_module_with_a_command_is_all_that_a_new_command_takes(tmp_path):
+    (tmp_path / "greet.py").write_text(
+        "from podium.pipelines.cli.options import command, result\n"
+        "@command('Look', 1)\n"
+        "def greet(name: str) -> None:\n"
+        '    """Greet somebody: a toy."""\n'
+        "    result(f'hello {name}')\n"
+    )
+    start = f"import podium.pipelines.cli as cli; cli.__path__.append({str(tmp_path)!r})\n"
+    start += "from podium.pipelines.cli.main import main; main()"
+
+    def podium(*arguments):
+        return subprocess.run([sys.executable, "-c", start, *arguments], capture_output=True, text=True, check=True)
+
+    assert podium("greet", "Ada").stdout == "hello Ada\n"
+    assert "  greet    Greet somebody\n" in podium("--help").stdout.partition("Look:")[2].partition("Results:")[0]

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from podium.components.verdicts.power import DEFAULT_SIGMA, Proof, power
+from podium.components.verdicts.power import Proof, power
+from podium.components.verdicts.samples import DEFAULT_SIGMA
 
 
 def asked(podium, *arguments):

@@ -4,42 +4,41 @@ A corpus whose files name their splits keeps them. Any other is split by whole d
 each document goes to the split that is furthest behind its share of the documents. Counting documents and not bytes
 keeps their lengths alike in all splits: by bytes, a small split would fill up with short ones. A split that is missing
 beside a named training file is taken from the training documents.
+
+The kinds of corpora are the subclasses of `CorpusKind` in the modules of `data.corpora`: a new kind is one file there.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from functools import cache
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, ClassVar, Protocol, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticKnownError
 
-from podium.trainer.builtin.data.shards import SPLITS, TEST, TRAIN, VALIDATION
-from podium.trainer.builtin.data.sources import Document, Source, builtin_sources, file_sources, hub_sources, s3_sources
+from podium.trainer.builtin.data.manifest import TEST, TRAIN, VALIDATION, Manifest
+from podium.trainer.builtin.data.sources import Document, Source
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.section import Section
 from podium.trainer.trial.units import Count
 
-if TYPE_CHECKING:
-    from podium.trainer.builtin.data.mixture import MixtureCorpus
-
-
 DOCUMENTS_VERSION = 1
 """Raised when the same corpus would give other documents or splits."""
-BUILTIN_BYTES = 8_000_000
-HUB_SHARDS = 9
-"""FineWeb's training shards of 100M tokens that are taken of the hub's by default."""
 WIKITEXT_REVISION = "b08601e04326c79dfdd32d625aee71d232d685c3"
 
 
 class CorpusConfig(Section):
-    """Which text, and how it is split."""
+    """Which text, and how it is split. Which fields a source takes, its kind says."""
 
-    source: Literal["builtin", "wikitext-2", "files", "s3", "mixture", "fineweb"]
+    source: str
+    """The name of a kind."""
     path: str | None = None
     """files: a file, a folder or a glob; s3: s3://bucket/prefix; wikitext-2: a folder with its files, else the hub;
     fineweb: a folder or s3://bucket/prefix with shards, else the hub."""
@@ -60,28 +59,24 @@ class CorpusConfig(Section):
     revision: str = WIKITEXT_REVISION
     """wikitext-2 from the hub: the commit of Salesforce/wikitext."""
 
+    @field_validator("source", mode="before")
+    @classmethod
+    def _check_source(cls, source: Any) -> Any:
+        names = [kind.source for kind in corpus_kinds()]
+        if source not in names:
+            quoted = [repr(name) for name in names]
+            raise PydanticKnownError("literal_error", {"expected": f"{', '.join(quoted[:-1])} or {quoted[-1]}"})
+        return source
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.source in ("files", "s3") and not self.path:
-            raise ValueError(f"source {self.source!r} needs a path, got {self.path!r}")
-        if self.source == "s3" and not str(self.path).startswith("s3://"):
-            raise ValueError(f"path of source 's3' must be s3://bucket/prefix, got {self.path!r}")
-        if self.source == "builtin" and self.path is not None:
-            raise ValueError(f"source 'builtin' takes no path, got {self.path!r}")
-        if (self.source == "mixture") != bool(self.domains) or (self.source == "mixture" and self.path is not None):
-            raise ValueError(
-                f"source 'mixture' has domains and no path, others none, got {self.domains} ({self.source})"
-            )
-        for name, where in (self.domains or {}).items():
-            if not re.fullmatch(r"[a-z0-9]+", name):
-                raise ValueError(f"domains must have names of lower-case letters and digits, got {name!r}")
-            if where in ("hub", "demo") and name not in ("code", "math", "prose"):
-                raise ValueError(f"{where!r} has text for code, math and prose, got {name!r}")
-        if self.shards is not None and self.source != "fineweb":
-            raise ValueError(f"shards are fineweb's, got shards: {self.shards} with source {self.source!r}")
-        if self.max_bytes is not None and self.source == "fineweb":
-            raise ValueError(f"source 'fineweb' is limited by shards, got max_bytes: {self.max_bytes}")
+        self.kind.check(self)
         return self
+
+    @property
+    def kind(self) -> CorpusKind:
+        """The kind of its source."""
+        return next(kind for kind in corpus_kinds() if kind.source == self.source)
 
     @property
     def domain_bytes(self) -> int:
@@ -91,32 +86,127 @@ class CorpusConfig(Section):
     @property
     def description(self) -> str:
         """The corpus in a few words."""
-        if self.source == "builtin":
-            return "Python's standard library and documentation topics"
-        if self.source == "wikitext-2":
-            return f"WikiText-2 raw from {self.path or f'the hub at {self.revision[:8]}'}"
-        if self.source == "fineweb":
-            return f"FineWeb shards of {self.path or 'the hub'}"
-        if self.domains is not None:
-            parts = ", ".join(f"{name} {_WORDS.get((where, name), where)}" for name, where in self.domains.items())
-            return f"mixture of {parts}; at most {self.size_mb:g} MB each"
-        return str(self.path)
+        return self.kind.describe(self)
 
     @property
     def cap(self) -> int | None:
-        """`max_bytes` with the default of `builtin` filled in."""
-        return BUILTIN_BYTES if self.max_bytes is None and self.source == "builtin" else self.max_bytes
+        """`max_bytes` with the kind's default filled in."""
+        return self.kind.default_bytes if self.max_bytes is None else self.max_bytes
 
 
-_WORDS = {
-    ("hub", "code"): "CodeParrot",
-    ("hub", "math"): "MathQA",
-    ("hub", "prose"): "C4",
-    ("demo", "code"): "demo: Python's standard library",
-    ("demo", "math"): "demo: generated arithmetic and algebra",
-    ("demo", "prose"): "demo: Python's documentation topics",
-}
-THREE_DOMAINS = ("code", "math", "prose")
+# Kinds of corpora.
+
+
+class TextCorpus(Protocol):
+    """A corpus found and identified; its documents are read as they are asked for."""
+
+    @property
+    def config(self) -> CorpusConfig:
+        """What was opened."""
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """The domains into which its shards are divided."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of text and splits: no path and no name."""
+
+    @property
+    def bytes(self) -> int:
+        """About how many bytes `documents` will yield."""
+
+    def documents(self) -> Iterator[tuple[str, Document]]:
+        """(split, document) in a fixed order."""
+
+
+class TokenisedCorpus(Protocol):
+    """Shards that exist already."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the tokens: no path and no name."""
+
+    def manifest(self, vocab_size: int) -> Manifest:
+        """The manifest of a dataset that names these shards; fingerprint and files are still open."""
+
+
+class CorpusKind(ABC):
+    """A kind of corpus. Defining a subclass with a `source` registers it."""
+
+    source: ClassVar[str]
+    """Its name in `CorpusConfig.source`."""
+    position: ClassVar[int] = 100
+    """Its place among the kinds, in messages and when the command line's form is read."""
+    is_fallback: ClassVar[bool] = False
+    """Whether it takes every text of the command line that no other kind takes."""
+    is_tokenised: ClassVar[bool] = False
+    """Whether it consists of shards: it is opened by `shards` and not by `open`."""
+    default_bytes: ClassVar[int | None] = None
+    """`max_bytes` where that is not given."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "source" in vars(cls):
+            _KINDS[cls.source] = cls()
+
+    @abstractmethod
+    def parse(self, text: str) -> CorpusConfig | None:
+        """The corpus that a text of the command line means; None for a text of another kind."""
+
+    def check(self, config: CorpusConfig) -> None:
+        """Raise ValueError for fields that the kind does not take, or needs and does not have."""
+        if config.domains:
+            raise ValueError(
+                f"source 'mixture' has domains and no path, others none, got {config.domains} ({config.source})"
+            )
+        if config.shards is not None:
+            raise ValueError(f"shards are fineweb's, got shards: {config.shards} with source {config.source!r}")
+
+    def describe(self, config: CorpusConfig) -> str:
+        """The corpus in a few words."""
+        return str(config.path)
+
+    def open(self, config: CorpusConfig) -> TextCorpus:
+        """Find the corpus. Raises DataError where it is missing, empty or not text."""
+        raise DataError(f"corpus {config.description!r} has no text: it is tokenised already")
+
+    def shards(self, config: CorpusConfig) -> TokenisedCorpus:
+        """Find the shards of a kind that `is_tokenised`. Raises DataError where they are missing."""
+        raise DataError(f"corpus {config.description!r} has no shards: it is text")
+
+    def fingerprint(self, config: CorpusConfig) -> str:
+        """Identity of the content. Raises DataError where the corpus is missing, empty or not text."""
+        return (self.shards(config) if self.is_tokenised else self.open(config)).fingerprint
+
+    def is_on_hub(self, config: CorpusConfig) -> bool:
+        """Whether its text must be fetched from the hub before anything is known of it."""
+        return False
+
+    def tokens(self, config: CorpusConfig) -> int | None:
+        """About how many tokens it has, where that is known without opening it."""
+        return None
+
+    def argument(self, config: CorpusConfig) -> str | None:
+        """What `--data` must be given to mean this corpus again; None where that can't be said."""
+        return None
+
+
+_KINDS: dict[str, CorpusKind] = {}
+
+
+def corpus_kinds() -> list[CorpusKind]:
+    """Every kind, in the order of their positions."""
+    _import_kinds()
+    return sorted(_KINDS.values(), key=lambda kind: (kind.position, kind.source))
+
+
+@cache
+def _import_kinds() -> None:
+    # by their names: each of these modules imports this one
+    package = import_module("podium.trainer.builtin.data.corpora")
+    for module in iter_modules(package.__path__, f"{package.__name__}."):
+        import_module(module.name)
 
 
 def parse_corpus(text: str) -> CorpusConfig:
@@ -125,28 +215,27 @@ def parse_corpus(text: str) -> CorpusConfig:
     `fineweb` is GPT-2 tokens from the hub, `fineweb:PLACE` such shards in a folder or in S3. `mixture` is code, math
     and prose from the hub, `demo` the same without one, `mixture:FOLDER` a domain for each file or folder in there.
     """
-    if text in ("mixture", "demo"):
-        return CorpusConfig(
-            source="mixture", domains=dict.fromkeys(THREE_DOMAINS, "hub" if text == "mixture" else text)
-        )
-    if text.startswith("mixture:"):
-        from podium.trainer.builtin.data.mixture import domains_of_folder  # it imports this module
+    for kind in sorted(corpus_kinds(), key=lambda kind: kind.is_fallback):
+        config = kind.parse(text)
+        if config is not None:
+            return config
+    raise AssertionError("unreachable: a kind takes every other text")
 
-        return CorpusConfig(source="mixture", domains=domains_of_folder(os.path.abspath(text.removeprefix("mixture:"))))
-    if text == "fineweb":
-        return CorpusConfig(source="fineweb")
-    if text.startswith("fineweb:"):
-        path = text.removeprefix("fineweb:")
-        return CorpusConfig(source="fineweb", path=path if path.startswith("s3://") else os.path.abspath(path))
-    if text == "builtin":
-        return CorpusConfig(source="builtin")
-    if text == "wikitext-2":
-        return CorpusConfig(source="wikitext-2")
-    if text.startswith("s3://"):
-        return CorpusConfig(source="s3", path=text)
-    if not text.strip():
-        raise DataError(f"a corpus must be builtin, wikitext-2, a file, a folder, a glob or s3://…, got {text!r}")
-    return CorpusConfig(source="files", path=os.path.abspath(os.path.expanduser(text.removeprefix("file://"))))
+
+def open_corpus(config: CorpusConfig) -> TextCorpus:
+    """Find the corpus. Raises DataError where it is missing, empty or not text."""
+    return config.kind.open(config)
+
+
+def corpus_fingerprint(config: CorpusConfig) -> str:
+    """Identity of a corpus: of its content, or of its pinned revision on the hub, which is not fetched for this.
+
+    Raises DataError where the corpus is missing, empty or not text.
+    """
+    return config.kind.fingerprint(config)
+
+
+# A corpus of text.
 
 
 @dataclass(frozen=True)
@@ -217,40 +306,6 @@ class _Thinning:
             return False
         self._kept += size
         return True
-
-
-def open_corpus(config: CorpusConfig) -> Corpus | MixtureCorpus:
-    """Find the corpus. Raises DataError where it is missing, empty or not text."""
-    if config.source == "mixture":
-        from podium.trainer.builtin.data.mixture import open_mixture  # it imports this module
-
-        return open_mixture(config)
-    if config.source == "builtin":
-        return Corpus(config, builtin_sources())
-    if config.source == "s3":
-        assert config.path is not None
-        return Corpus(config, s3_sources(config.path, config.text_field))
-    if config.source == "wikitext-2" and config.path is None:
-        return Corpus(config, hub_sources("Salesforce/wikitext", "wikitext-2-raw-v1", config.revision))
-    assert config.path is not None
-    need_roles = config.source == "wikitext-2"
-    return Corpus(config, file_sources(config.path, config.text_field, need_roles=need_roles))
-
-
-def corpus_fingerprint(config: CorpusConfig) -> str:
-    """Identity of a corpus: of its content, or of its pinned revision on the hub, which is not fetched for this.
-
-    Raises DataError where the corpus is missing, empty or not text.
-    """
-    if config.source == "fineweb":
-        from podium.trainer.builtin.data.fineweb import list_shards  # it imports this module
-
-        return list_shards(config).fingerprint
-    if config.source == "wikitext-2" and config.path is None:
-        names = [f"Salesforce/wikitext/wikitext-2-raw-v1@{config.revision}/{split}" for split in SPLITS]
-        empty = [Source(split, 0, name, lambda: iter(())) for split, name in zip(SPLITS, names, strict=True)]
-        return Corpus(config, empty).fingerprint
-    return open_corpus(config).fingerprint
 
 
 def _is_ours(source: Source) -> bool:

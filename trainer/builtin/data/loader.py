@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 
 from podium.trainer.builtin.config import StepShape
+from podium.trainer.builtin.data.manifest import Shard, load_manifest
 from podium.trainer.builtin.data.shard_cache import LIMIT_VARIABLE, ShardCache, size_of
-from podium.trainer.builtin.data.shards import Shard, Tokens, load_manifest, open_shard
+from podium.trainer.builtin.data.shards import Tokens, open_shard
 from podium.trainer.trial.errors import CheckpointError, ConfigError, DataError
 from podium.trainer.trial.storage import open_storage
 

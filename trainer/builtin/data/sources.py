@@ -15,9 +15,10 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TextIO
 
-from podium.trainer.builtin.data.shards import TEST, TRAIN, VALIDATION, default_cache
+from podium.trainer.builtin.data.manifest import TEST, TRAIN, VALIDATION, default_cache
 from podium.trainer.trial.errors import DataError
-from podium.trainer.trial.storage import SCRATCH, open_storage, split_uri
+from podium.trainer.trial.process import SCRATCH
+from podium.trainer.trial.storage import open_storage, split_uri
 
 # Documents out of text files, read as a stream: WikiText articles, lines of JSON, whole files, or blocks of a file.
 

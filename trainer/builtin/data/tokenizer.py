@@ -9,25 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from podium.trainer.builtin.data.shards import TOKEN_BYTES, TOKENIZER
+from podium.trainer.builtin.data.manifest import (
+    END_OF_TEXT,
+    MAX_VOCABULARY,
+    MIN_FREQUENCY,
+    MIN_VOCABULARY,
+    TOKEN_BYTES,
+    TOKENIZER,
+)
 from podium.trainer.trial.errors import DataError
-
-# What decides the tokenizer beside the text, apart from the library, so that a fingerprint needs no import of it.
-
-END_OF_TEXT = "<|endoftext|>"
-MIN_VOCABULARY, MAX_VOCABULARY = 257, 65536
-"""256 bytes and the end of text; what uint16 holds."""
-MIN_FREQUENCY = 2
-TRAINING_BYTES = 256_000_000
-"""Training text that the tokenizer learns from, at most: its memory grows with it."""
-SETTINGS = {
-    "model": "byte-level BPE",
-    "pattern": "gpt2",
-    "min_frequency": MIN_FREQUENCY,
-    "special": [END_OF_TEXT],
-    "training_bytes": TRAINING_BYTES,
-}
-"""Hashed into the dataset's fingerprint."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:

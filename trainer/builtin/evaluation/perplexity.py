@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from podium.trainer.trial.stopping import perplexity_of
+from podium.trainer.trial.result import perplexity_of
 
 _CHUNK = 512
 """Positions whose loss is taken at once: bounds the fp32 copy of the logits, which is V times as large. On a CPU, where

@@ -6,14 +6,13 @@ import time
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.builtin.data.loader import evaluation_batches
-from podium.trainer.builtin.data.shards import TEST, TOKEN_BYTES, TRAIN
+from podium.trainer.builtin.data.manifest import TEST, TOKEN_BYTES, TRAIN
 from podium.trainer.builtin.data.tokenizer import end_of_text, token_bytes
 from podium.trainer.builtin.evaluation import profile
 from podium.trainer.builtin.evaluation.metrics import (
@@ -34,9 +33,9 @@ from podium.trainer.builtin.evaluation.smallbench import (
 )
 from podium.trainer.builtin.evaluation.subject import Subject, open_subject
 from podium.trainer.builtin.extension import measured_counts
-from podium.trainer.builtin.model_config import GPT2Config
 from podium.trainer.builtin.outcome import versions
 from podium.trainer.trial.errors import DataError
+from podium.trainer.trial.process import scratch_folder
 from podium.trainer.trial.storage import Storage, open_storage, sha256_of
 
 if TYPE_CHECKING:
@@ -271,8 +270,7 @@ def put_cost(metrics: Metrics, subject: Subject, request: EvaluationRequest, out
 
 
 def _measure_latency(metrics: Metrics, subject: Subject, output: Storage) -> None:
-    model = subject.config.model
-    positions = model.n_positions if isinstance(model, GPT2Config) else None
+    positions = subject.config.model.most_positions
     measured = [
         profile.measure_latency(
             subject.model,
@@ -363,9 +361,9 @@ def evaluate_checkpoint(request: EvaluationRequest) -> dict[str, Any]:
         torch.set_num_threads(request.threads)
     output = open_storage(request.output)
     began = time.perf_counter()
-    with TemporaryDirectory() as scratch:
-        subject = open_subject(request, Path(scratch))
-        examples = read_examples(request, Path(scratch))
+    with scratch_folder("evaluate") as scratch:
+        subject = open_subject(request, scratch)
+        examples = read_examples(request, scratch)
         output.probe()
         metrics = Metrics()
         put_identity(metrics, subject)

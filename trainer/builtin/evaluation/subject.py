@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from podium.trainer.builtin.checkpoint import load_model
 from podium.trainer.builtin.config import TrainConfig
-from podium.trainer.builtin.data.shards import Manifest, dataset_folder, load_manifest
+from podium.trainer.builtin.data.manifest import Manifest, dataset_folder, load_manifest
 from podium.trainer.builtin.data.tokenizer import end_of_text, load_tokenizer
 from podium.trainer.builtin.evaluation.metrics import EvaluationRequest
 from podium.trainer.builtin.setup import choose_device, choose_precision
 from podium.trainer.trial.errors import CheckpointError, DataError, NotFoundError, UserError
+from podium.trainer.trial.result import CONFIG
 from podium.trainer.trial.storage import Storage, join_uri, normalise_uri, open_storage, split_uri
 
 # Find the weights that a command line names: a file, a run's folder, or a version in the model registry.
@@ -104,7 +105,7 @@ def _about_run(folder: str) -> dict[str, Any]:
     if split_uri(folder)[1] == "checkpoints":
         folder = split_uri(folder)[0]
     try:
-        spec = open_storage(folder).read_json("config.json")
+        spec = open_storage(folder).read_json(CONFIG)
     except NotFoundError:
         return {}
     if not isinstance(spec, dict) or "dataset" not in spec:

@@ -1,13 +1,13 @@
-"""A model from its config: the one place that knows every family."""
+"""A model from its config."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from torch import nn
 
-from podium.trainer.builtin.model_config import GPT2Config, ModelConfig, NgptConfig, SpeedrunConfig
-from podium.trainer.builtin.models.ngpt import Ngpt
-from podium.trainer.builtin.models.speedrun import Speedrun
-from podium.trainer.builtin.models.transformer import Transformer
+from podium.trainer.builtin.model_config import ModelConfig
 
 
 def start_weights(model: nn.Module, config: ModelConfig) -> None:
@@ -15,10 +15,9 @@ def start_weights(model: nn.Module, config: ModelConfig) -> None:
 
     Raises ConfigError where they can't be had or are of another shape.
     """
-    if isinstance(config, GPT2Config) and config.source is not None:
-        from podium.trainer.builtin.models.gpt2 import load_source
-
-        load_source(model, config.source)
+    if config.first_weights is not None:
+        loads: Any = model
+        loads.load_source(config.first_weights)
 
 
 def build_model(config: ModelConfig) -> nn.Module:
@@ -26,14 +25,7 @@ def build_model(config: ModelConfig) -> nn.Module:
 
     `forward(idx_BT, targets_BT=None)` gives `(logits_BTV, None)` or, with targets, `(None, loss)` in nats a token.
     """
-    match config:
-        case SpeedrunConfig():
-            return Speedrun(config)
-        case NgptConfig():
-            return Ngpt(config)
-        case GPT2Config():
-            from podium.trainer.builtin.models.gpt2 import GPT2  # transformers takes seconds to import
-
-            return GPT2(config)
-        case _:
-            return Transformer(config)
+    # only the family that is asked for: transformers, for GPT-2, takes seconds to import
+    module, name = config.implementation.split(".")
+    model: nn.Module = getattr(import_module(f"podium.trainer.builtin.models.{module}"), name)(config)
+    return model

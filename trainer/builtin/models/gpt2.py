@@ -9,14 +9,14 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from podium.trainer.builtin.model_config import GPT2Config, RouterConfig
 from podium.trainer.builtin.models import fused
-from podium.trainer.builtin.models.moe import Domains, MixtureOfExperts, install_moe_layers
+from podium.trainer.builtin.models.moe import Domains, install_moe_layers
 from podium.trainer.builtin.pretrained import source_folder
 from podium.trainer.trial.errors import ConfigError, Problem
 
@@ -26,21 +26,6 @@ if TYPE_CHECKING:
 
 HEAD = "lm.lm_head.weight"
 """The tied matrix under its second name; a checkpoint holds it once, as the embedding."""
-
-
-@runtime_checkable
-class Mixture(Protocol):
-    """A model with routers: what their training and the recording of their routing need of it. Others need not know.
-
-    In training `forward` with targets gives a loss whose value is the language model's alone, so that it compares with
-    a dense model's, and whose gradient is that of the weighted sum with the router losses.
-    """
-
-    mixtures: list[MixtureOfExperts]
-    """The layers with experts, in order."""
-    domains: Domains
-    router: RouterConfig
-    """How the routers are trained."""
 
 
 class GPT2(nn.Module):
@@ -79,30 +64,28 @@ class GPT2(nn.Module):
         for mixture in self.mixtures:
             mixture.noise = self.router.noise_at(step, steps)
 
+    def load_source(self, source: str) -> None:
+        """Copy the weights of a pretrained GPT-2: the hub's `gpt2`, a folder's, or those at s3://….
+
+        Raises ConfigError where they can't be had, or have other dimensions.
+        """
+        folder = source_folder(source)
+        with quiet_transformers():
+            from transformers import GPT2LMHeadModel
+
+            try:
+                theirs = GPT2LMHeadModel.from_pretrained(str(folder), local_files_only=True)
+            except (OSError, ValueError, RuntimeError) as error:
+                first = str(error).strip().partition("\n")[0]
+                raise ConfigError(
+                    Problem("model.source", f"must be a GPT-2 of transformers, got {source!r}: {first}")
+                ) from None
+        load_pretrained(self, theirs)
+
     def _router_loss(self) -> Tensor:
         losses = [mixture.losses for mixture in self.mixtures if mixture.losses is not None]
         balance = torch.stack([each.load_balance for each in losses]).mean()
         return self.router.lb_coef * balance + self.router.z_coef * torch.stack([each.z for each in losses]).mean()
-
-
-def load_source(model: nn.Module, source: str) -> None:
-    """Copy the weights of a pretrained GPT-2 into `model`: the hub's `gpt2`, a folder's, or those at s3://….
-
-    Raises ConfigError where they can't be had, or have other dimensions.
-    """
-    assert isinstance(model, GPT2)
-    folder = source_folder(source)
-    with quiet_transformers():
-        from transformers import GPT2LMHeadModel
-
-        try:
-            theirs = GPT2LMHeadModel.from_pretrained(str(folder), local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            first = str(error).strip().partition("\n")[0]
-            raise ConfigError(
-                Problem("model.source", f"must be a GPT-2 of transformers, got {source!r}: {first}")
-            ) from None
-    load_pretrained(model, theirs)
 
 
 def load_pretrained(model: GPT2, theirs: GPT2LMHeadModel) -> None:

@@ -11,18 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from podium.trainer.builtin.model_config import MoEConfig
+from podium.trainer.builtin.model_config import MoEConfig, RouterConfig
 from podium.trainer.builtin.models.experts import Dispatch, Experts
-
-if TYPE_CHECKING:
-    pass
-
 
 # Counting where a router sends tokens in training, by domain of the text, until somebody reads the counts.
 
@@ -212,3 +208,18 @@ def install_moe_layers(blocks: Sequence[nn.Module], d_model: int, config: MoECon
         block.mlp = mixture
         mixtures.append(mixture)
     return mixtures
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A model with routers: what their training and the recording of their routing need of it. Others need not know.
+
+    In training `forward` with targets gives a loss whose value is the language model's alone, so that it compares with
+    a dense model's, and whose gradient is that of the weighted sum with the router losses.
+    """
+
+    mixtures: list[MixtureOfExperts]
+    """The layers with experts, in order."""
+    domains: Domains
+    router: RouterConfig
+    """How the routers are trained."""

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from podium.trainer.trial.storage.base import (
     MANIFEST,
-    SCRATCH,
+    TAIL_LINES,
+    Leftover,
     Storage,
     check_key,
     get_folder,
@@ -14,6 +15,9 @@ from podium.trainer.trial.storage.base import (
     normalise_uri,
     put_files,
     put_folder,
+    read_end,
+    read_tail,
+    remove_leftovers,
     sha256_of,
     split_uri,
     to_json,
@@ -22,7 +26,8 @@ from podium.trainer.trial.storage.file import FileStorage
 
 __all__ = [
     "MANIFEST",
-    "SCRATCH",
+    "TAIL_LINES",
+    "Leftover",
     "Storage",
     "check_key",
     "get_folder",
@@ -31,6 +36,9 @@ __all__ = [
     "open_storage",
     "put_files",
     "put_folder",
+    "read_end",
+    "read_tail",
+    "remove_leftovers",
     "sha256_of",
     "split_uri",
     "to_json",

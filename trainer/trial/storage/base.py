@@ -7,22 +7,42 @@ manifest of sha256 sums that is written last, so a folder without one does not e
 
 from __future__ import annotations
 
+import builtins
 import hashlib
 import json
 import os
 import re
 import shutil
-import tempfile
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from podium.trainer.trial.errors import StorageError, UserError
+from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
+from podium.trainer.trial.process import remove_dead_scratch, scratch_name
 
 MANIFEST = "manifest.json"
-SCRATCH = ".tmp-"
-"""Prefix of a name that is still being written, or that a killed writer left."""
+TAIL_LINES, TAIL_BYTES = 20, 1 << 16
+"""Of a log: what is shown where something failed, and how much of a file's end is read for it."""
+
+
+_REQUIRED: Any = object()
+
+
+@dataclass(frozen=True)
+class Leftover:
+    """What a writer has begun and not finished: a scratch file, or an upload in parts."""
+
+    key: str
+    bytes: int | None
+    """None where the store does not say."""
+    alive: bool | None
+    """Whether its writer lives: False too where nothing has touched it for longer than any write takes, None where that
+    can't be told."""
+    remove: Callable[[], None]
 
 
 class Storage(ABC):
@@ -60,6 +80,13 @@ class Storage(ABC):
         """Remove every key in the folder `prefix`, scratch included; no error where it is absent."""
 
     @abstractmethod
+    def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
+        """Every unfinished write in the folder `prefix` and below it.
+
+        Those of living writers are among them. What can't be told may be removed by who holds the folder's lease.
+        """
+
+    @abstractmethod
     def upload(self, path: Path, key: str) -> None:
         """Write a local file as an object, whole or not at all."""
 
@@ -91,12 +118,30 @@ class Storage(ABC):
         """The object as UTF-8 text. Raises NotFoundError."""
         return self.read_bytes(key).decode()
 
-    def read_json(self, key: str) -> Any:
-        """The object as JSON. Raises NotFoundError, and StorageError where it is not JSON."""
+    def read_json(self, key: str, default: Any = _REQUIRED) -> Any:
+        """The object as JSON; `default` where it does not exist. Without one raises NotFoundError.
+
+        Raises StorageError where it is not JSON.
+        """
         try:
             return json.loads(self.read_bytes(key))
+        except NotFoundError:
+            if default is _REQUIRED:
+                raise
+            return default
         except ValueError as error:
             raise StorageError(f"{join_uri(self.uri, key)}: not JSON: {error}") from None
+
+    def read_end(self, key: str, most_bytes: int = TAIL_BYTES) -> bytes:
+        """The last bytes of the object, `most_bytes` of them or more. Raises NotFoundError."""
+        return self.read_bytes(key)
+
+    def read_tail(self, key: str, lines: int = TAIL_LINES) -> builtins.list[str]:
+        """The last lines of a log; none where it was never written."""
+        try:
+            return _last_lines(self.read_end(key), lines)
+        except NotFoundError:
+            return []
 
     def write_text(self, key: str, text: str) -> None:
         """Write UTF-8 text."""
@@ -105,6 +150,38 @@ class Storage(ABC):
     def write_json(self, key: str, value: Any) -> None:
         """Write JSON, indented by 2, with a newline at the end, keys in the order given."""
         self.write_bytes(key, to_json(value))
+
+
+def read_end(path: Path, most_bytes: int = TAIL_BYTES) -> bytes:
+    """The last bytes of a file on this machine. Raises FileNotFoundError."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - most_bytes))
+        return file.read()
+
+
+def read_tail(path: Path, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a log on this machine; none where it was never written."""
+    try:
+        return _last_lines(read_end(path), lines)
+    except FileNotFoundError:
+        return []
+
+
+def _last_lines(log: bytes, lines: int) -> list[str]:
+    # the end of a file may begin in the middle of a character
+    return log.decode(errors="replace").splitlines()[-lines:]
+
+
+def remove_leftovers(folder: Storage, own: Storage) -> None:
+    """Remove what dead writers left in `folder`; in `own`, of which the caller holds the lease, whoever wrote it.
+
+    Best effort: a store that can't say or remove it now is cleaned by the next attempt, or by `podium gc`.
+    """
+    with suppress(StorageError):
+        removable = [item for item in folder.leftovers() if item.alive is False]
+        removable += [item for item in own.leftovers() if item.alive is None]
+        for item in removable:
+            item.remove()
 
 
 def to_json(value: Any) -> bytes:
@@ -195,7 +272,9 @@ def get_folder(storage: Storage, prefix: str, cache: Path) -> Path:
     if target.is_dir():
         return target
     cache.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH, dir=cache))
+    remove_dead_scratch(cache)
+    scratch = cache / scratch_name()
+    scratch.mkdir()
     try:
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda name: source.download(name, scratch / check_key(name)), files))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
-from podium.trainer.trial.storage.base import SCRATCH, Storage, check_key
+from podium.trainer.trial.process import SCRATCH, scratch_name, writer_is_alive
+from podium.trainer.trial.storage.base import TAIL_BYTES, Leftover, Storage, check_key, read_end
+
+STALE_SECONDS = 600.0
+"""Age after which a scratch file of another host is nobody's any more. No write takes that long."""
 
 
 class FileStorage(Storage):
@@ -26,6 +29,12 @@ class FileStorage(Storage):
         path = self._path(key)
         with _in_words(path):
             return path.read_bytes()
+
+    def read_end(self, key: str, most_bytes: int = TAIL_BYTES) -> bytes:
+        """See Storage."""
+        path = self._path(key)
+        with _in_words(path):
+            return read_end(path, most_bytes)
 
     def write_bytes(self, key: str, data: bytes) -> None:
         """See Storage."""
@@ -71,6 +80,24 @@ class FileStorage(Storage):
         path = self._path(prefix.rstrip("/"))
         with _in_words(path), suppress(FileNotFoundError):
             shutil.rmtree(path)
+
+    def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
+        """See Storage. A writer on another host is taken for dead by the file system's own clock alone."""
+        top = self._path(prefix.rstrip("/")) if prefix.rstrip("/") else self.root
+        found: list[Leftover] = []
+        now: float | None = None
+        for folder, folders, names in os.walk(top):
+            whole = [name for name in folders if name.startswith(SCRATCH)]
+            folders[:] = [name for name in folders if name not in whole]
+            for path in (Path(folder, name) for name in (*whole, *names) if name.startswith(SCRATCH)):
+                with suppress(FileNotFoundError):  # its writer has finished meanwhile
+                    status, alive = path.lstat(), writer_is_alive(path.name)
+                    if alive is None:
+                        now = now if now is not None else _now_of(top)
+                        alive = False if now is not None and now - status.st_mtime > STALE_SECONDS else None
+                    key = path.relative_to(self.root).as_posix()
+                    found.append(Leftover(key, status.st_size, alive, _remover(path)))
+        return sorted(found, key=lambda item: item.key)
 
     def upload(self, path: Path, key: str) -> None:
         """See Storage."""
@@ -124,7 +151,7 @@ class FileStorage(Storage):
 @contextmanager
 def _scratch(target: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
     """A filled and synced file beside `target`, removed at the end unless it was renamed."""
-    temp = target.parent / f"{SCRATCH}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+    temp = target.parent / scratch_name()
     try:
         try:
             fill(temp)
@@ -135,6 +162,28 @@ def _scratch(target: Path, fill: Callable[[Path], None]) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temp.unlink()
+
+
+def _now_of(folder: Path) -> float | None:
+    """The time by the clock that stamps the folder's files, which on a network share is not this machine's."""
+    path = folder / scratch_name()
+    try:
+        path.touch()
+        return path.stat().st_mtime
+    except OSError:
+        return None
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _remover(path: Path) -> Callable[[], None]:
+    def remove() -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+    return remove
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -11,14 +11,16 @@ import os
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from functools import cached_property, lru_cache
+from email.utils import parsedate_to_datetime
+from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from podium.trainer.trial.errors import NotFoundError, StorageError, UserError
-from podium.trainer.trial.storage.base import SCRATCH, Storage, check_key, normalise_uri
+from podium.trainer.trial.process import SCRATCH, scratch_name
+from podium.trainer.trial.storage.base import Leftover, Storage, check_key, normalise_uri
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
 # boto3's errors in our words: what is wrong and where, without credentials.
 
-MISSING_CODES = {"404", "NoSuchKey", "NotFound"}
+MISSING_CODES = {"404", "NoSuchKey", "NoSuchUpload", "NotFound"}
 _REASONS = {
     "NoSuchBucket": "the bucket does not exist",
     "AccessDenied": "access denied",
@@ -96,6 +98,8 @@ ATTEMPTS, PROBE_ATTEMPTS = 14, 2
 READS = 3
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 8
+STALE_SECONDS = 3600.0
+"""Age, by the server's clock, after which an upload in parts is nobody's any more: boto3 gives up long before."""
 WRITER = "podium-writer"
 """Metadata of an object made by `create`: whose it is."""
 
@@ -146,6 +150,40 @@ class S3Storage(Storage):
         for key in self._all_keys(prefix):
             self.delete(key)
 
+    def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
+        """See Storage: uploads in parts that were neither completed nor given up, and the objects of killed probes.
+
+        S3 keeps and bills their parts until somebody aborts them. A server that can't list them gives none.
+        """
+        from botocore.exceptions import ClientError
+
+        client, start = self._client, self._start(prefix)
+        found = [
+            Leftover(key, None, None, partial(self.delete, key))
+            for key in self._all_keys(prefix)
+            if any(part.startswith(SCRATCH) for part in key.split("/"))
+        ]
+        with self._in_words(prefix):
+            try:
+                pages = list(client.get_paginator("list_multipart_uploads").paginate(Bucket=self.bucket, Prefix=start))
+            except ClientError as error:
+                if error.response["Error"].get("Code", "") not in ("NotImplemented", "MethodNotAllowed", "501", "405"):
+                    raise
+                return found
+        for page in pages:
+            now = page["ResponseMetadata"]["HTTPHeaders"].get("date")
+            for item in page.get("Uploads", []):
+                name, upload = item["Key"], item["UploadId"]
+                age = None if now is None else (parsedate_to_datetime(now) - item["Initiated"]).total_seconds()
+                alive = False if age is not None and age > STALE_SECONDS else None
+                remove = partial(self._abort, name, upload)
+                found.append(Leftover(name[len(self._root) :], None, alive, remove))
+        return found
+
+    def _abort(self, name: str, upload: str) -> None:
+        with suppress(NotFoundError), self._in_words(name):  # completed, or aborted by another
+            self._client.abort_multipart_upload(Bucket=self.bucket, Key=name, UploadId=upload)
+
     def upload(self, path: Path, key: str) -> None:
         """See Storage. Parts go in parallel; the object appears when the last one is there."""
         with self._in_words(key):
@@ -154,7 +192,7 @@ class S3Storage(Storage):
     def download(self, key: str, path: Path) -> None:
         """See Storage."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        temp = path.parent / f"{SCRATCH}{os.getpid()}-{uuid.uuid4().hex[:12]}"
+        temp = path.parent / scratch_name()
         try:
             with self._in_words(key):
                 self._client.download_file(self.bucket, self._name(key), str(temp), Config=_transfer())
@@ -191,7 +229,7 @@ class S3Storage(Storage):
 
         A server that lets the second write pass would lose ledger entries without a word.
         """
-        name = self._name(f"{SCRATCH}probe-{uuid.uuid4().hex}")
+        name = self._name(scratch_name())
         try:
             with self._in_words(""):
                 client = _client(os.getpid(), PROBE_ATTEMPTS, *_environment())
@@ -214,6 +252,9 @@ class S3Storage(Storage):
     @cached_property
     def _root(self) -> str:
         return f"{self._prefix}/" if self._prefix else ""
+
+    def _start(self, prefix: str) -> str:
+        return f"{self._root}{prefix.rstrip('/')}/" if prefix.rstrip("/") else self._root
 
     def _name(self, key: str) -> str:
         return self._root + check_key(key)
@@ -247,9 +288,10 @@ class S3Storage(Storage):
                 return False  # it was there a moment ago, and is deleted again
 
     def _all_keys(self, prefix: str) -> Iterator[str]:
-        start = f"{self._root}{prefix.rstrip('/')}/" if prefix.rstrip("/") else self._root
         with self._in_words(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=start)
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=self._start(prefix)
+            )
             keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
         yield from sorted(key[len(self._root) :] for key in keys)
 

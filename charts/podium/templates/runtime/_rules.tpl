@@ -1,4 +1,4 @@
-{{/* Equal to CONDUCTOR_RULES of components/launch/job_rbac.py; a test compares them. */}}
+{{/* Equal to CONDUCTOR_RULES of components/launch/job_cluster.py; a test compares them. */}}
 {{- define "podium.conductorRules" -}}
 - apiGroups: [batch]
   resources: [jobs]
@@ -17,7 +17,7 @@
   verbs: [list]
 {{- end -}}
 
-{{/* Equal to REAPER_RULES of components/launch/job_rbac.py; a test compares them. */}}
+{{/* Equal to REAPER_RULES of components/launch/job_cluster.py; a test compares them. */}}
 {{- define "podium.reaperRules" -}}
 - apiGroups: [batch]
   resources: [jobs]

@@ -23,7 +23,7 @@ from kubernetes import client
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import Cluster, CountingClient
 from podium.components.launch.job_manifest import JobMaker, JobSettings, RunOnCluster
-from podium.components.launch.launcher import Ended
+from podium.components.launch.launcher import TaskEnd
 from podium.components.study.schema import Resources
 
 Object = dict[str, Any]
@@ -326,11 +326,11 @@ def launch(open_cluster: Callable[[], Cluster]) -> Iterator[Callable[..., JobLau
 
 
 @pytest.fixture
-def ends() -> Callable[..., list[Ended]]:
+def ends() -> Callable[..., list[TaskEnd]]:
     """Polls until so many tasks have ended."""
 
-    def wait(launcher: JobLauncher, count: int = 1, seconds: float = 20.0) -> list[Ended]:
-        found: list[Ended] = []
+    def wait(launcher: JobLauncher, count: int = 1, seconds: float = 20.0) -> list[TaskEnd]:
+        found: list[TaskEnd] = []
         deadline = time.monotonic() + seconds
         while len(found) < count:
             assert time.monotonic() < deadline, f"{len(found)} of {count} ended"

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from podium.components.launch import conductor, job
-from podium.components.launch.conductor import Conducted, conduct
+from podium.components.launch.conductor import StageOutcome, conduct
 from podium.components.launch.job import JobLauncher
 from podium.components.launch.job_cluster import Cluster
 from podium.components.launch.job_manifest import FOLDER, JobMaker, JobSettings, RunOnCluster
@@ -102,26 +102,26 @@ def open_jobs(open_cluster: Callable[[], Cluster]) -> Callable[..., JobLauncher]
 @pytest.fixture
 def conducted_on_jobs(
     open_jobs: Callable[..., JobLauncher], stand_in: Callable[[str], list[str]], kubelet: Kubelet
-) -> Callable[..., Conducted]:
-    def go(run: Run, slots: int = 4, **options: Any) -> Conducted:
+) -> Callable[..., StageOutcome]:
+    def go(run: Run, slots: int = 4, **options: Any) -> StageOutcome:
         return conduct(run, "first", open_jobs(run, slots), command=stand_in, beat_seconds=0.1, **options)
 
     return go
 
 
-Conduct = Callable[..., Conducted]
+Conduct = Callable[..., StageOutcome]
 
 
 def test_a_stage_is_conducted_over_jobs_and_a_second_conductor_changes_nothing(
     make_run: MakeRun, conducted_on_jobs: Conduct, starts: Starts, api: Any
 ) -> None:
     run = make_run(seeds=2)
-    assert conducted_on_jobs(run) == Conducted(trials=8, finished=8)
+    assert conducted_on_jobs(run) == StageOutcome(trials=8, finished=8)
     assert set(starts(run).values()) == {1}
     assert len(api.jobs) == 8
     folders = {job["metadata"]["annotations"][FOLDER] for job in api.jobs.values()}
     assert f"{run.uri}/trials/first/a/seed-43" in folders
-    assert conducted_on_jobs(run) == Conducted(trials=8, finished=8)
+    assert conducted_on_jobs(run) == StageOutcome(trials=8, finished=8)
     assert len(api.jobs) == 8
 
 
@@ -165,7 +165,7 @@ def test_a_conductor_that_is_started_again_goes_on_with_the_jobs_of_the_former(
     api: Any,
     written_down: bool,
 ) -> None:
-    from podium.components.launch.conductor import trial_task
+    from podium.components.launch.foreign_trials import trial_task
     from podium.components.launch.records import Records
 
     run = make_run({"*": {"seconds": 1.0}}, price="{usd_per_gpu_hour: 3600}", names=["a"])
@@ -178,7 +178,7 @@ def test_a_conductor_that_is_started_again_goes_on_with_the_jobs_of_the_former(
             write_attempts(run.storage, trial.key.folder, begun)
     former.detach()  # as if killed
     former.close()
-    assert conducted_on_jobs(run) == Conducted(trials=2, finished=2)
+    assert conducted_on_jobs(run) == StageOutcome(trials=2, finished=2)
     assert set(starts(run).values()) == {1}
     assert len(api.jobs) == 2
     result = run.result(TrialKey("first", "a", 42))

@@ -11,11 +11,11 @@ import pytest
 
 from podium.components.launch import job
 from podium.components.launch.job import JobLauncher
-from podium.components.launch.launcher import NOT_STARTED, OVERDUE, RUN_AGAIN, Ended, Task
-from podium.trainer.trial.errors import UserError
+from podium.components.launch.launcher import Task, TaskEnd
+from podium.trainer.trial.errors import ExitCode, UserError
 
 Launch = Callable[..., JobLauncher]
-Ends = Callable[..., list[Ended]]
+Ends = Callable[..., list[TaskEnd]]
 Until = Callable[..., None]
 
 
@@ -121,7 +121,7 @@ def test_attempts_stores_and_fingerprints_have_jobs_of_their_own(launch: Launch,
         ({"code": 1}, 1, ""),
         ({"code": 2}, 2, ""),
         ({"code": 137}, -9, ""),
-        ({"code": 75}, RUN_AGAIN, ""),
+        ({"code": 75}, ExitCode.RUN_AGAIN, ""),
         ({"code": 137, "reason": "OOMKilled"}, -9, "out of memory"),
         (
             {"code": 127, "reason": "StartError", "message": "no python"},
@@ -130,7 +130,7 @@ def test_attempts_stores_and_fingerprints_have_jobs_of_their_own(launch: Launch,
         ),
         (
             {"code": 143, "conditions": [{"type": "DisruptionTarget", "status": "True", "message": "preempted"}]},
-            RUN_AGAIN,
+            ExitCode.RUN_AGAIN,
             "its pod was taken away: preempted",
         ),
     ],
@@ -176,9 +176,9 @@ def test_a_pod_that_is_gone_is_judged_by_the_words_of_its_job(launch: Launch, ap
         api.fail(list(api.jobs)[-1], pod=False, job_condition={"message": message, "reason": reason})
     ended = {each.task.name: each.code for each in ends(launcher, 4)}
     assert ended == {
-        "first/v0/seed-42": RUN_AGAIN,
+        "first/v0/seed-42": ExitCode.RUN_AGAIN,
         "first/v1/seed-42": 2,
-        "first/v2/seed-42": OVERDUE,
+        "first/v2/seed-42": ExitCode.OVERDUE,
         "first/v3/seed-42": None,
     }
 
@@ -260,7 +260,9 @@ def test_a_full_quota_is_waited_for_and_said(launch: Launch, api: Any, until: Un
 def test_what_the_cluster_refuses_for_good_is_the_users_to_mend(launch: Launch, api: Any) -> None:
     launcher = launch()
     api.refuse.append(("POST jobs", 403, "User x cannot create resource jobs"))
-    with pytest.raises(UserError, match=r"cannot create resource jobs \(the rights that a conductor needs: .*job_rbac"):
+    with pytest.raises(
+        UserError, match=r"cannot create resource jobs \(the rights that a conductor needs: .*job_cluster"
+    ):
         launcher.start(task())
     api.refuse.append(("POST jobs", 422, "spec.template is invalid"))
     with pytest.raises(UserError, match=r"refuses the Job of first/b/seed-1: spec.template is invalid"):
@@ -309,7 +311,7 @@ def test_a_pod_that_waiting_does_not_start_ends_its_attempt(launch: Launch, api:
     statuses = [{"name": "trial", "image": "no/such:1", "state": {"waiting": waiting}}]
     api.pod(only(api), phase="Pending", containerStatuses=statuses)
     ended = ends(launcher)[0]
-    assert ended.code == NOT_STARTED
+    assert ended.code == ExitCode.NOT_STARTED
     assert ended.reason == "the image no/such:1 can't be pulled: Back-off pulling image"
     assert api.jobs == {}
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from podium.components.launch import job_entry
-from podium.components.study.fingerprint import trainer_digest
+from podium.trainer.builtin.training_path import trainer_digest
 from podium.trainer.trial.errors import StorageError
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -57,7 +57,7 @@ def test_every_mistake_is_named_at_once_with_what_came() -> None:
     ("environment", "words"),
     [
         ({"PODIUM_JOBS": "[a, b]"}, r"PODIUM_JOBS: must be a mapping of settings, got \['a', 'b'\]"),
-        ({"PODIUM_JOBS": "{a: [}"}, "PODIUM_JOBS: not YAML: while parsing"),
+        ({"PODIUM_JOBS": "{a: [}"}, "PODIUM_JOBS, line 1, column 6: while parsing"),
         ({"PODIUM_JOBS_FILE": "/no/such/file"}, "PODIUM_JOBS_FILE: '/no/such/file' can't be read: No such file"),
     ],
 )

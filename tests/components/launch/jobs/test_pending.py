@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from podium.components.launch.job import explain
+from podium.components.launch.job_state import explain
 
 
 def job(**spec: Any) -> dict[str, Any]:

@@ -95,7 +95,7 @@ def test_a_conductor_asks_for_nothing_that_its_role_does_not_allow(
 def test_the_roles_are_printed_for_kubectl(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     import json
 
-    monkeypatch.setattr("sys.argv", ["job_rbac", "mine"])
+    monkeypatch.setattr("sys.argv", ["job_cluster", "mine"])
     job_cluster.main()
     printed = json.loads(capsys.readouterr().out)
     assert [item["metadata"]["name"] for item in printed["items"]] == ["mine-conductor", "mine-reaper"]

@@ -15,8 +15,8 @@ from podium.components.study.design import variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study
 from podium.components.study.trials import trial_config
-from podium.trainer.builtin.routing_metrics import Routing
 from podium.trainer.trial.result import Status, TrialResult
+from podium.trainer.trial.routing_metrics import Routing
 
 DOMAINS = ("code", "math", "prose")
 
@@ -115,7 +115,7 @@ def test_without_a_result_nothing_is_added(data: ReportData) -> None:
 
 def test_the_headline_is_the_answer_once_every_run_has_ended(data: ReportData) -> None:
     from podium.components.policies.decide import decide
-    from podium.components.verdicts.verdict import StageResults, TrialOutcome
+    from podium.components.study.verdict import StageResults, TrialOutcome
 
     def decided(stage: StageData) -> StageData:
         outcome = TrialOutcome(variant="gpt2", seed=42, fingerprint="f", status=Status.COMPLETED, value=5.0)

@@ -17,8 +17,7 @@ from podium.components.reporting.studies.speedrun import spoken, statistics_of
 from podium.components.study import layout
 from podium.components.study.run import Run
 from podium.components.verdicts.compare import compare
-from podium.trainer.trial.recorder import evaluation_line, train_line
-from podium.trainer.trial.result import Point, Status
+from podium.trainer.trial.result import Point, Status, evaluation_line, train_line
 
 LOSSES = {52: 3.2774, 53: 3.2791, 54: 3.2786}
 

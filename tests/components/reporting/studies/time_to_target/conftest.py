@@ -16,9 +16,8 @@ from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import Trial
-from podium.components.verdicts.verdict import MoreTrials, Verdict
-from podium.trainer.trial.recorder import evaluation_line
-from podium.trainer.trial.result import Crossing, Point, Status, TrialResult, Versions
+from podium.components.study.verdict import MoreTrials, Verdict
+from podium.trainer.trial.result import Crossing, Point, Status, TrialResult, Versions, evaluation_line
 
 STUDY = """
 name: race

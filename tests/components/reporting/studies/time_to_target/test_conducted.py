@@ -15,7 +15,7 @@ from podium.components.policies.decide import decide
 from podium.components.study.design import Selection, check_selection
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
-from podium.components.verdicts.verdict import Verdict
+from podium.components.study.verdict import Verdict
 from podium.trainer.trial.errors import UserError
 
 STAND_IN = Path(__file__).with_name("stand_in.py")

@@ -11,7 +11,7 @@ from podium.components.policies.decide import decide
 from podium.components.study.load import load_study
 from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config, wave_trials
-from podium.components.verdicts.verdict import AskedTrial, MoreTrials, StageResults, TrialOutcome, Verdict
+from podium.components.study.verdict import AskedTrial, MoreTrials, StageResults, TrialOutcome, Verdict
 from podium.trainer.trial.result import Status
 
 RATE, MOMENTUM, LAZY = "optimizer.learning_rate", "optimizer.momentum", "model.projection_every"

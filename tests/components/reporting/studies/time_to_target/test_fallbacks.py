@@ -12,7 +12,7 @@ from podium.components.policies.decide import decide
 from podium.components.policies.fastest_to_target import variation
 from podium.components.study.load import load_study
 from podium.components.study.run import Run, finalists
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.study.verdict import MoreTrials, Verdict
 from podium.trainer.trial.errors import ConfigError
 
 Play = Callable[..., tuple[Verdict, list[MoreTrials]]]

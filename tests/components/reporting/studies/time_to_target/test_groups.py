@@ -13,7 +13,7 @@ from podium.components.study.load import load_study
 from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.trials import variant_config, wave_trials
-from podium.components.verdicts.verdict import MoreTrials, Verdict
+from podium.components.study.verdict import MoreTrials, Verdict
 from podium.trainer.trial.errors import ConfigError
 
 NS, PE = "newton_schulz", "polar_express"

@@ -26,12 +26,13 @@ from podium.components.reporting.effects import (
 )
 from podium.components.reporting.model import collect
 from podium.components.reporting.studies.time_to_target import answers, arrivals
-from podium.components.study.load import load_study, parse_yaml
+from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import dataset_config
 from podium.trainer.builtin.config import RunSpec
 from podium.trainer.builtin.data.prepare import prepare
 from podium.trainer.trial.result import Point
+from podium.trainer.trial.yaml_text import parse_yaml
 
 AXES = ["o", "lr"]
 
@@ -82,8 +83,7 @@ def test_a_miss_is_a_bound_and_no_noise() -> None:
     assert (found.missed_before, found.missed_after, found.bound) == (0, 2, "≥ ")
     assert found.is_slower
     noise = noise_of(runs, MEASURES["seconds"])
-    assert noise is not None
-    assert noise.degrees == 1
+    assert noise.degrees_of_freedom == 1
     back = contrast(runs, AXES, {"o": ("pe", "ns")})
     assert back is not None
     assert back.bound == "≤ "
