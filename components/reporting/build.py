@@ -1,21 +1,30 @@
-"""Build a run's report in its store: index.html, summary.md, results.csv, figures/ and the files of its layout."""
+"""Build a run's report in its store, or export it: index.html, summary.md, results.csv, figures/, a layout's files."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from podium.components.reporting.document import headline, sections
-from podium.components.reporting.from_csv import report_figures
+from podium.components.reporting.figures.data import plot_data
+from podium.components.reporting.figures.gallery import all_figures
 from podium.components.reporting.model import ReportData, collect
 from podium.components.reporting.page import page, summary
-from podium.components.reporting.results_csv import result_rows, results_csv
-from podium.components.reporting.studies.emergence import LAYOUT as EMERGENCE
-from podium.components.reporting.studies.emergence import EmergenceReport, add_cells
-from podium.components.reporting.studies.param_allocation import phase1_files
-from podium.components.reporting.studies.to_target import LAYOUT, TargetReport, with_target_sections
+from podium.components.reporting.results_csv import (
+    Row,
+    axis_keys,
+    columns_of,
+    read_csv,
+    result_rows,
+    results_csv,
+    to_csv,
+)
+from podium.components.reporting.studies import export_layouts, study_report
 from podium.components.reporting.table import Table
 from podium.components.reporting.tables import axis_tables as tables_of_axes
 from podium.components.study.run import Run
+from podium.trainer.trial.errors import UserError
 
 FOLDER = "report"
 
@@ -34,26 +43,14 @@ class Report:
 
 def render(data: ReportData) -> Report:
     """All files of the report, the same bytes for the same data."""
-    rows = result_rows(data)
-    figures = report_figures(data, rows)
-    emergence = EmergenceReport(data) if data.study.layout == EMERGENCE else None
-    if emergence is not None:
-        add_cells(data, rows)
-        figures = [*emergence.figures, *figures]
-    to_target = TargetReport(data) if data.study.layout == LAYOUT else None
-    if to_target is not None:
-        # an axis by itself says little where combinations were tried
-        figures = [*to_target.figures, *(each for each in figures if not each.name.startswith("axis-"))]
-    head, parts = headline(data), sections(data, rows, figures)
+    study = study_report(data.study.layout)(data)
+    cells = study.cells()
+    rows = [row | cells.get(row["trial"], {}) for row in result_rows(data)]
+    figures = study.figures(all_figures(plot_data(data)))
+    head, parts = study.headline(headline(data)), sections(data, rows, figures, study.sections())
     files = {f"figures/{figure.name}.svg": figure.svg for figure in figures}
     files["results.csv"] = results_csv(data, rows)
-    if data.study.layout == "param-allocation":
-        files |= phase1_files(data)
-    if to_target is not None:
-        parts = with_target_sections(parts, to_target.sections())
-        files |= to_target.files()
-    if emergence is not None:
-        head, parts = emergence.headline(head), with_target_sections(parts, emergence.sections())
+    files |= study.files()
     files["summary.md"] = summary(data, head, parts)
     files["index.html"] = page(data, head, parts)
     return Report(files)
@@ -65,7 +62,7 @@ def build_report(run: Run) -> str:
     Each file is replaced whole, the page last, and figures that no longer exist are removed; building again without
     news writes the same bytes. Raises StorageError.
     """
-    report = render(collect(run))
+    report = render(_collected(run))
     folder = run.storage.child(FOLDER)
     for name, text in report.files.items():
         folder.write_text(name, text)
@@ -78,3 +75,46 @@ def build_report(run: Run) -> str:
 def axis_tables(run: Run) -> list[Table]:
     """The comparison table of each axis, for a console."""
     return tables_of_axes(collect(run))
+
+
+def export(run: Run, layout: str, to: Path) -> list[Path]:
+    """Write the run's results into the folder `to`, which is made, as the layout has them; returns the files.
+
+    generic: the report's files, verdicts (JSON and Markdown) and every finalist's evaluation; for the others see the
+    classes in `studies/`. Raises UserError for an unknown layout, and for one that is not the study's.
+    """
+    known = export_layouts()
+    if layout not in known:
+        raise UserError(f"layout must be one of {', '.join(known)}, got {layout!r}")
+    chosen = study_report(layout)
+    if not chosen.of_any_study and layout != run.study.layout:
+        raise UserError(f"layout {layout!r} is not that of study {run.study.name!r}, which has {run.study.layout!r}")
+    data = _collected(run)
+    written = []
+    for name, content in sorted(chosen(data).exported(run, lambda: render(data).files).items()):
+        path = to / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        written.append(path)
+    return written
+
+
+def aggregate(sources: Iterable[Run | Path]) -> str:
+    """One CSV with a row for every trial of all runs and results.csv files, their axes side by side."""
+    rows: list[Row] = []
+    axes: dict[str, None] = {}
+    for source in sources:
+        if isinstance(source, Path):
+            columns, found = read_csv(source.read_text(encoding="utf-8"))
+            # a results.csv has its axes between these two columns
+            between = columns[columns.index("seed") + 1 : columns.index("trial")] if "trial" in columns else []
+        else:
+            data = collect(source)
+            found, between = result_rows(data), list(axis_keys(data.study).values())
+        rows += found
+        axes.update(dict.fromkeys(between))
+    return to_csv(rows, columns_of(rows, axes))
+
+
+def _collected(run: Run) -> ReportData:
+    return collect(run, logs=study_report(run.study.layout).reads_logs)

@@ -1,440 +1,45 @@
-"""The report's order and content: sections of prose, tables, figures and texts; page and summary render the same."""
+"""The report's content in its order: the headline, then sections of prose, tables, figures and texts."""
 
 from __future__ import annotations
 
-import datetime
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Sequence
+from dataclasses import replace
 
 from podium.components.reporting import table
-from podium.components.reporting.figures.data import FINISHED
-from podium.components.reporting.figures.style import Figure
-from podium.components.reporting.model import PENDING, ReportData, StageData
+from podium.components.reporting.model import ReportData, StageData, arms_of, means_of
 from podium.components.reporting.results_csv import Row
-from podium.components.reporting.table import Line, Table, evaluation_tables, number, prose, text
-from podium.components.reporting.tables import (
-    FOLD_FROM,
-    arm_figures,
-    arms_of,
-    axis_tables,
-    broken_logs,
-    stage_table,
-    trials_table,
+from podium.components.reporting.run_tables import (
+    champion_table,
+    counts_sentence,
+    data_table,
+    gate_table,
+    identity_table,
+    ledger_table,
+    models_table,
+    money_table,
+    registration_table,
+    stages_table,
+    variants_table,
+    versions_table,
 )
+from podium.components.reporting.table import Block, Bullets, Code, Figure, Gallery, Headline, Section
+from podium.components.reporting.tables import axis_tables, broken_logs, evaluation_tables, stage_table, trials_table
 from podium.components.study.load import dump_study
 from podium.components.study.policy import Conclusion, policy_of
-from podium.components.study.trials import stage_seeds
+from podium.components.study.trials import RANKED
 from podium.components.study.verdict import ArmSummary, Verdict
-from podium.components.verdicts.stats import PooledVariance, t_quantile
-from podium.trainer.trial.stopping import KillRule
-from podium.trainer.trial.units import format_count
-
-# What was decided: the stages in a line each, the gate, the ledger and the model that came out.
-
-MAX_LEDGER = 400
-ROUTINE = ("trial_ended", "trial_restarted", "reuse", "report", "run_started")
-"""Kinds that are told in numbers where they are many: they are no decisions."""
-
-
-def stages_table(data: ReportData) -> Table:
-    """Each stage in a line: who came, how their trials ended, what was decided."""
-    lines = []
-    for stage in data.stages:
-        statuses = [trial.status for trial in stage.trials]
-        lost = {name: statuses.count(name) for name in dict.fromkeys(statuses) if name not in (PENDING, *FINISHED)}
-        verdict = stage.verdict
-        cells = (
-            stage.name,
-            "" if stage.variants is None else str(len(stage.variants)),
-            str(len(statuses)),
-            str(sum(status in FINISHED for status in statuses)),
-            ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in lost.items()) or "none",
-            verdict.decision if verdict else "to come",
-            ", ".join(variant.name for variant in verdict.promoted[:8]) if verdict else "",
-        )
-        lines.append(Line(cells))
-    columns = (
-        text("stage"), number("variants"), number("trials"), number("finished"), text("not ranked"), text("decision"),
-        prose("goes on"),
-    )  # fmt: skip
-    return Table("stages", "", columns, tuple(lines))
-
-
-def gate_table(data: ReportData) -> Table:
-    """What the shakedown checked before anything was paid for."""
-    checks = (data.shakedown or {}).get("checks") or []
-    lines = []
-    for check in checks:
-        needed = check.get("required", True)
-        result = "passed" if check.get("passed") else "failed" if needed else "failed, not required"
-        cells = (str(check.get("name", "")), result, str(check.get("detail", "")))
-        lines.append(Line(cells, "lost" if result == "failed" else ""))
-    return Table("gate", "Shakedown gate", (text("check"), text("result"), prose("detail")), tuple(lines), fold=True)
-
-
-def champion_table(data: ReportData) -> Table:
-    """The registered model: where it is, what it is called, and its own figure with every digit."""
-    record = data.registration or {}
-    fields = ("variant", "alias", "claim", "metric", "value", "loss", "seed", "model", "version", "uri", "weights")
-    rows = [(name, table.exact(value) if isinstance(value, float) else str(value))
-            for name in fields if (value := record.get(name)) is not None]  # fmt: skip
-    return Table("champion", "Registered model", (text("what"), prose("value")), tuple(Line(row) for row in rows))
-
-
-def ledger_table(data: ReportData) -> Table:
-    """Every decision in order with what it rests on; routine entries one by one only where they are few."""
-    routine = [entry for entry in data.ledger if entry.kind in ROUTINE]
-    told = list(data.ledger)
-    if len(routine) > FOLD_FROM:
-        told = [entry for entry in data.ledger if entry.kind not in ROUTINE]
-    lines = [
-        Line(
-            (
-                str(entry.n),
-                _moment(entry.time),
-                entry.kind.replace("_", " "),
-                entry.key,
-                _entry_words(entry.kind, entry.data),
-            )
-        )
-        for entry in told[:MAX_LEDGER]
-    ]
-    left = len(data.ledger) - len(lines)
-    note = f"{left} more entries (ended and restarted trials and the like) lie in the run's ledger." if left else ""
-    columns = (number("n"), text("time, UTC"), text("kind"), text("of"), prose("what"))
-    return Table("entries", "", columns, tuple(lines), note, len(lines) > FOLD_FROM)
-
-
-def counts_sentence(data: ReportData) -> str:
-    """`18 trials: 16 completed, 1 killed, 1 broken.`"""
-    counts: dict[str, int] = {}
-    for trial in data.trials:
-        counts[trial.status] = counts.get(trial.status, 0) + 1
-    told = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
-    return f"{len(data.trials)} trials: {told}." if told else "No trial has begun."
-
-
-def _entry_words(kind: str, content: dict[str, Any]) -> str:
-    """An entry's content in words. Of trials only words and whole numbers: their figures stand in the trials' tables,
-    as results.csv has them."""
-    of_trial = kind in ("trial_ended", "trial_restarted", "broken", "reuse", "evaluation")
-    parts = [str(content["reason"])] if content.get("reason") else []
-    for key, value in content.items():
-        if key in ("reason", "log_tail", "tail", "results", "inputs", "checks") or value in (None, "", [], {}):
-            continue
-        if isinstance(value, float) and of_trial:
-            continue
-        parts.append(f"{key.replace('_', ' ')}: {_value_words(value)}")
-    return "; ".join(parts)
-
-
-def _value_words(value: Any) -> str:
-    if isinstance(value, dict):
-        told = ", ".join(f"{key} ({_value_words(item)})" for key, item in list(value.items())[:8])
-        return told + (f" and {len(value) - 8} more" if len(value) > 8 else "")
-    if isinstance(value, list | tuple):
-        told = ", ".join(_value_words(item) for item in value[:8])
-        return told + (f" and {len(value) - 8} more" if len(value) > 8 else "")
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return str(value)
-
-
-def _moment(time: float | None) -> str:
-    return "" if time is None else datetime.datetime.fromtimestamp(time, datetime.UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
-# The tables around the results: what was registered beforehand, what it cost, on what data and machine it ran.
-
-
-def registration_table(data: ReportData) -> Table:
-    """What was fixed before the first trial, a row a stage."""
-    lines = []
-    for stage in data.stages:
-        declared, promotion = stage.stage, stage.stage.promotion
-        budget = declared.budget
-        length = (
-            f"{format_count(budget.tokens)} tokens" if budget.tokens else f"{format_count(budget.steps or 0)} steps"
-        )
-        alpha = getattr(promotion, "alpha", None)
-        cells = (
-            stage.name,
-            declared.purpose,
-            length,
-            _seeds(stage_seeds(data.study, stage.name)),
-            promotion.policy,
-            promotion.metric,
-            "" if alpha is None else f"{alpha:g}",
-            str(declared.min_seeds),
-            str(declared.max_broken),
-            _kill_words(declared.stop.kill),
-        )
-        lines.append(Line(cells))
-    columns = (
-        text("stage"), prose("purpose"), text("budget"), text("seeds"), text("policy"), text("metric"), number("α"),
-        number("min seeds"), number("max broken"), prose("kill rule"),
-    )  # fmt: skip
-    return Table("stages-registered", "", columns, tuple(lines))
-
-
-def variants_table(data: ReportData) -> Table:
-    """What each variant changes and why, where the study says it; empty where it describes none."""
-    declared = data.study.variants
-    if not any(variant.description or variant.details for variant in declared.values()):
-        return Table("variants", "", (), ())
-    lines = [
-        Line(
-            (
-                name,
-                variant.modification,
-                variant.description,
-                variant.details,
-                ", ".join(f"{field} = {value}" for field, value in variant.overrides.items()),
-            ),
-            "baseline" if name == data.baseline else "",
-        )
-        for name, variant in declared.items()
-    ]
-    columns = (text("variant"), text("modification"), prose("description"), prose("details"), prose("changes"))
-    return Table("variants", "Variants", columns, tuple(lines))
-
-
-def identity_table(data: ReportData) -> Table:
-    """Which study, which run: the hash that fixes the plan, and what amended it."""
-    amendments = [entry for entry in data.ledger if entry.kind == "amendment"]
-    told = "; ".join(str(entry.data.get("reason") or entry.key) for entry in amendments)
-    rows = [
-        ("study", data.study.name),
-        ("profile", data.study.profile),
-        ("run", data.run_id),
-        ("study hash", data.study_hash),
-        ("baseline", data.baseline),
-        ("design", f"{data.study.design}, {len(data.study.axes)} axes"),
-        ("amendments", told or "none"),
-    ]
-    return Table("identity", "", (text("what"), prose("value")), tuple(Line(row) for row in rows))
-
-
-def money_table(data: ReportData) -> Table:
-    """Planned and actual money by stage, with attempts that were lost, beside the naive plan."""
-    planned = {str(stage["name"]): stage for stage in (data.plan or {}).get("stages", ())}
-    lines = []
-    for stage in data.stages:
-        plan = planned.get(stage.name, {})
-        results = [t.result for t in stage.trials if t.result and not t.reused_from]
-        lost = sum(result.attempts - 1 for result in results)
-        spent = sum(result.cost_usd or 0.0 for result in results)
-        held = sum(result.device_seconds or 0.0 for result in results)
-        cells = (
-            stage.name,
-            _text(plan.get("trials")),
-            f"{len(results)}",
-            table.usd(_float(plan.get("usd"))),
-            table.usd(spent) if results else "",
-            f"{held / 3600:.2f}" if results else "",
-            str(lost),
-        )
-        lines.append(Line(cells))
-    for what, kind in (("shakedown", "gate"), ("evaluation", "evaluation")):
-        costs = [_float(entry.data.get("cost_usd")) for entry in data.ledger if entry.kind == kind]
-        known = [cost for cost in costs if cost is not None]
-        if known:
-            lines.append(Line((what, "", str(len(known)), "", table.usd(sum(known)), "", "")))
-    plan = data.plan or {}
-    lines.append(
-        Line(
-            (
-                "all",
-                _text(plan.get("trials")),
-                "",
-                table.usd(_float(plan.get("usd"))),
-                table.usd(data.spent_usd),
-                "",
-                "",
-            ),
-            "total",
-        )
-    )
-    columns = (
-        text("stage"), number("planned trials"), number("run"), number("planned"), number("spent"),
-        number("device-hours"), number("lost attempts"),
-    )  # fmt: skip
-    return Table("dollars", "", columns, tuple(lines), _saving(data))
-
-
-def models_table(data: ReportData) -> Table:
-    """The solver's exact counts and dimensions of every variant that ran."""
-    lines, seen = [], set()
-    for trial in data.trials:
-        result = trial.result
-        if trial.variant.name in seen or result is None or result.parameters is None:
-            continue
-        seen.add(trial.variant.name)
-        counts = result.parameters
-        share = (counts.embedding + counts.output) / counts.total
-        cells = (
-            trial.variant.name,
-            *(_text(value) for value in (result.d_model, result.n_layers, result.n_heads, result.d_ff)),
-            table.count(counts.total),
-            f"{100 * share:.2f} %",
-            *(
-                table.count(value)
-                for value in (counts.embedding, counts.attention, counts.feed_forward, counts.norm, counts.output)
-            ),
-        )
-        lines.append(Line(cells, "baseline" if trial.variant.name == data.baseline else ""))
-    columns = (
-        text("variant"), number("d_model"), number("layers"), number("heads"), number("d_ff"), number("parameters"),
-        number("embedding share"), number("embedding"), number("attention"), number("feed-forward"), number("norm"),
-        number("output"),
-    )  # fmt: skip
-    note = "Exact counts of trainable parameters; output is 0 where it is tied to the embedding."
-    return Table("dimensions", "Models", columns, tuple(lines), note, len(lines) > FOLD_FROM)
-
-
-def data_table(data: ReportData) -> Table:
-    """The datasets and how often each stage read the training split."""
-    lines = []
-    for dataset in data.datasets:
-        splits = dataset.manifest.get("splits", {})
-        sizes = "; ".join(f"{name} {table.count(split.get('tokens'))}" for name, split in splits.items())
-        cells = (
-            dataset.fingerprint,
-            _corpus(dataset.manifest.get("corpus", "")),
-            table.count(dataset.manifest.get("vocab_size")),
-            sizes,
-            _passes(data.stages, set(dataset.variants)),
-        )
-        lines.append(Line(cells))
-    columns = (
-        text("fingerprint"),
-        prose("corpus"),
-        number("vocabulary"),
-        prose("tokens by split"),
-        prose("passes over the training split"),
-    )
-    return Table("datasets", "Data", columns, tuple(lines))
-
-
-def versions_table(data: ReportData) -> Table:
-    """What the trials ran on: every distinct value."""
-    found: dict[str, dict[str, None]] = {}
-    for trial in data.trials:
-        versions = trial.result.versions if trial.result else None
-        for name, value in versions.model_dump().items() if versions else ():
-            found.setdefault(name, {}).update({str(value): None} if value is not None else {})
-    rows = [(name.replace("_", " "), ", ".join(values)) for name, values in found.items() if values]
-    rows += [("trainer digest", data.trainer_digest)] if data.trainer_digest else []
-    rows += (
-        [("data fingerprint", ", ".join(dataset.fingerprint for dataset in data.datasets[:4]))] if data.datasets else []
-    )
-    return Table("versions", "", (text("what"), prose("value")), tuple(Line(row) for row in rows))
-
-
-def _saving(data: ReportData) -> str:
-    plan = data.plan or {}
-    naive, worst = _float(plan.get("usd_naive")), _float(plan.get("usd_worst"))
-    parts = []
-    if worst is not None:
-        parts.append(f"Worst case {table.usd(worst)}.")
-    if naive is not None:
-        parts.append(f"The naive plan, every variant through every stage, costs {table.usd(naive)}.")
-        if data.spent_usd is not None and 0 < data.spent_usd < naive:
-            parts.append(f"Saved so far: {table.usd(naive - data.spent_usd)} ({1 - data.spent_usd / naive:.0%}).")
-    limit = data.study.budget.usd
-    parts.append(f"Limit {table.usd(limit)}." if limit is not None else "No limit was declared.")
-    return " ".join(parts)
-
-
-def _passes(stages: Iterable[StageData], variants: set[str]) -> str:
-    told = []
-    for stage in stages:
-        known = [
-            t.result.passes
-            for t in stage.trials
-            if t.result and t.result.passes is not None and t.variant.name in variants
-        ]
-        if known:
-            told.append(f"{stage.name} {max(known):.2f}")
-    return "; ".join(told)
-
-
-def _kill_words(rule: KillRule | None) -> str:
-    if rule is None:
-        return "none"
-    criteria = f" {'or' if rule.join == 'any' else 'and'} ".join(
-        f"{criterion.metric} {criterion.limit:g} {'times' if criterion.metric == 'gradient_norm' else 'worse'}"
-        for criterion in rule.criteria
-    )
-    span, start = format_count(rule.span_tokens), format_count(rule.min_tokens)
-    return f"{criteria} than the baseline over {span} tokens, from {start} on"
-
-
-def _seeds(seeds: list[int]) -> str:
-    if len(seeds) > 2 and seeds == list(range(seeds[0], seeds[-1] + 1)):
-        return f"{seeds[0]}–{seeds[-1]}"
-    return ", ".join(map(str, seeds))
-
-
-def _corpus(corpus: Any) -> str:
-    if isinstance(corpus, dict):
-        return ", ".join(f"{key} {value}" for key, value in corpus.items() if value is not None)
-    return str(corpus)
-
-
-def _float(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
-
+from podium.components.verdicts.stats import pooled_over, t_quantile
 
 MAX_STUDY_TEXT = 60_000
 POWER = 0.8
 DEFAULT_ALPHA = 0.05
 
 
-@dataclass(frozen=True)
-class Gallery:
-    """Figures side by side."""
-
-    figures: tuple[Figure, ...]
-
-
-@dataclass(frozen=True)
-class Code:
-    """Text as it is: a command, a log, the study."""
-
-    title: str
-    text: str
-    fold: bool = False
-
-
-@dataclass(frozen=True)
-class Bullets:
-    """Sentences."""
-
-    items: tuple[str, ...]
-
-
-Block = Table | Gallery | Code | Bullets
-
-
-@dataclass(frozen=True)
-class Section:
-    """A part of the report."""
-
-    name: str
-    title: str
-    lead: str
-    blocks: tuple[Block, ...]
-
-
-def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -> list[Section]:
-    """Every section that has something to say, in the order of a report."""
+def sections(
+    data: ReportData, rows: Sequence[Row], figures: Sequence[Figure], further: Sequence[Section] = ()
+) -> list[Section]:
+    """Every section that has something to say, in the order of a report; `further` ones follow the overview."""
     found = [
         Section(
             "registered",
@@ -448,6 +53,7 @@ def sections(data: ReportData, rows: Sequence[Row], figures: Sequence[Figure]) -
             counts_sentence(data),
             (stages_table(data), _named(figures, "funnel"), champion_table(data)),
         ),
+        *further,
         *(_stage(data, stage, rows, figures) for stage in data.stages if stage.trials),
         _evaluation(data, figures),
         Section(
@@ -479,7 +85,7 @@ def limitations(data: ReportData) -> list[str]:
         elif stage.verdict and max((arm.n for arm in stage.verdict.ranking), default=0) == 1:
             name = stage.name.capitalize()
             told.append(f"{name} has one seed a variant: it ranks, and the best of several looks better than it is.")
-        lost = [t for t in stage.trials if t.result and t.status not in FINISHED]
+        lost = [t for t in stage.trials if t.result and t.status not in RANKED]
         if lost:
             names = sorted({f"{t.variant.name} ({t.status.replace('_', ' ')})" for t in lost})
             more = f" and {len(names) - 8} more" if len(names) > 8 else ""
@@ -503,20 +109,17 @@ def power_sentence(stage: StageData, power: float = POWER) -> str:
     Empty where no arm has two seeds.
     """
     metric = stage.stage.promotion.metric
-    values = [
-        [v for t in trials if t.result and t.status in FINISHED and isinstance(v := getattr(t.result, metric), float)]
-        for trials in arms_of(stage).values()
-    ]
-    pool = PooledVariance.of(values)
-    if not pool.variance:
+    arms = arms_of(stage.trials, metric).values()
+    noise = pooled_over(arms)
+    if not noise.sd:
         return ""
     alpha = getattr(stage.stage.promotion, "alpha", DEFAULT_ALPHA)
     if alpha is None:
         return ""  # the policy selects and tests nothing
-    n = max(len(arm) for arm in values)
-    freedom = pool.degrees_of_freedom
-    lead = (t_quantile(alpha, freedom) + t_quantile(1 - power, freedom)) * math.sqrt(2 * pool.variance / n)
-    sd = table.of_metric(metric, math.sqrt(pool.variance))
+    n = max(arm.n for arm in arms)
+    freedom = noise.degrees_of_freedom
+    lead = (t_quantile(alpha, freedom) + t_quantile(1 - power, freedom)) * noise.sd * math.sqrt(2 / n)
+    sd = table.of_metric(metric, noise.sd)
     return (
         f"Power of {stage.name}: with {n} seeds a variant and a pooled SD of {sd}, a true lead of "
         f"{table.of_metric(metric, lead)} would be found in {power:.0%} of repetitions at α = {alpha:g}; "
@@ -555,8 +158,7 @@ def _named(figures: Sequence[Figure], name: str) -> Gallery:
 def _reproduction(data: ReportData) -> list[Block]:
     study = data.study
     corpus = study.data.corpus
-    path = corpus.kind.argument(corpus)
-    given = f" --data {path}" if path else ""
+    given = f" --data {corpus.path}" if corpus.source in ("files", "s3") and corpus.path else ""
     profile = "" if study.profile == "full" else f" --profile {study.profile}"
     blocks: list[Block] = [
         Code("The same again", f"podium run {study.name}{profile}{given} --store runs"),
@@ -569,18 +171,10 @@ def _reproduction(data: ReportData) -> list[Block]:
 
 
 def _filled(section: Section) -> Section:
-    kept = tuple(
-        block
-        for block in section.blocks
-        if not ((isinstance(block, Table) and not block.lines) or (isinstance(block, Gallery) and not block.figures))
-        and not (isinstance(block, Bullets) and not block.items)
-    )
-    return Section(section.name, section.title, section.lead, kept)
+    return replace(section, blocks=tuple(block for block in section.blocks if isinstance(block, Code) or block))
 
 
-# The verdict in a sentence or two, worded so that a reader who stops there knows what was found and how surely.
-
-Tone = Literal["proven", "candidate", "stopped", "open"]
+# The headline: the verdict in a sentence, and the numbers it rests on.
 
 UNITS = {
     "final_val_loss": ("validation loss", "nats per token"),
@@ -588,20 +182,6 @@ UNITS = {
     "final_val_perplexity": ("validation perplexity", ""),
     "final_bits_per_byte": ("bits per byte", ""),
 }
-
-
-@dataclass(frozen=True)
-class Headline:
-    """What stands at the top."""
-
-    tone: Tone
-    badge: str
-    sentence: str
-    """The verdict."""
-    detail: str
-    """The numbers it rests on."""
-    facts: tuple[tuple[str, str], ...] = ()
-    """(what, figure) beside it."""
 
 
 def headline(data: ReportData) -> Headline:
@@ -724,9 +304,8 @@ def _numbers(
         else f"{arm.n} seeds"
     )
     parts.append(seeds)
-    arms = arms_of(stage)
-    ours = arm_figures(arms.get(arm.variant, ())).perplexity
-    theirs = arm_figures(arms.get(data.baseline, ())).perplexity
+    perplexities = means_of(stage.trials, "final_val_perplexity")
+    ours, theirs = perplexities.get(arm.variant), perplexities.get(data.baseline)
     sentence = ", ".join(parts) + "."
     if verdict.metric == "final_val_loss" and ours is not None and theirs is not None and base is not arm:
         sentence += f" Perplexity {table.perplexity(ours)} against {table.perplexity(theirs)}."

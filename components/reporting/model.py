@@ -1,7 +1,9 @@
-"""What a report is made from: one plain picture of a run. Tables, figures and pages are pure functions of it."""
+"""What a report is made from: a run as plain data, read from its store."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,8 +15,8 @@ from podium.components.study.ledger import Entry
 from podium.components.study.plan import plan
 from podium.components.study.run import Run
 from podium.components.study.schema import Stage, Study
-from podium.components.study.trials import Trial
-from podium.components.study.verdict import VariantRef, Verdict
+from podium.components.study.trials import RANKED, Trial
+from podium.components.study.verdict import Arm, VariantRef, Verdict
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import Point, TrialResult, curve_of, read_lines
@@ -48,6 +50,33 @@ class TrialData:
         """The result's status, or `pending`."""
         return self.result.status.value if self.result else PENDING
 
+    def value(self, metric: str) -> float | None:
+        """The final value of a metric, where the trial finished and it is finite."""
+        value = getattr(self.result, metric, None) if self.status in RANKED else None
+        return value if isinstance(value, float) and math.isfinite(value) else None
+
+
+def arms_of(trials: Iterable[TrialData], metric: str, baseline: str = "") -> dict[str, Arm]:
+    """Variant → its arm in one stage, in the trials' order; of two trials with one seed the later one counts."""
+    groups: dict[str, list[TrialData]] = {}
+    for trial in trials:
+        groups.setdefault(trial.variant.name, []).append(trial)
+    return {
+        name: Arm(
+            own[0].variant,
+            values={trial.key.seed: value for trial in own if (value := trial.value(metric)) is not None},
+            statuses={trial.key.seed: trial.status for trial in own},
+            why_not="",
+            is_baseline=name == baseline,
+        )
+        for name, own in groups.items()
+    }
+
+
+def means_of(trials: Iterable[TrialData], metric: str) -> dict[str, float | None]:
+    """Variant → the mean over its finished seeds; None where none has the metric."""
+    return {name: arm.mean if arm.n else None for name, arm in arms_of(trials, metric).items()}
+
 
 @dataclass(frozen=True)
 class StageData:
@@ -60,6 +89,10 @@ class StageData:
     trials: tuple[TrialData, ...] = ()
     verdict: Verdict | None = None
 
+    def trials_of(self, variant: str) -> list[TrialData]:
+        """The variant's trials in this stage."""
+        return [trial for trial in self.trials if trial.variant.name == variant]
+
 
 @dataclass(frozen=True)
 class EvaluationData:
@@ -68,6 +101,22 @@ class EvaluationData:
     variant: str
     metrics: dict[str, Any]
     """metrics.json: null where a field could not be measured, with the reason under `unmeasured`."""
+
+
+Score = tuple[float, float | None, float | None]
+"""Accuracy, its standard error and the share of the most common label, between 0 and 1."""
+
+
+def smallbench_scores(metrics: Mapping[str, Any]) -> dict[str, Score]:
+    """Task → its score, of the tasks that were measured."""
+    scores = {}
+    for field, value in metrics.items():
+        if field.startswith("smallbench_") and field.endswith("_accuracy") and value is not None:
+            task = field.removeprefix("smallbench_").removesuffix("_accuracy")
+            stem = f"smallbench_{task}"
+            scores[task] = (float(value), metrics.get(f"{stem}_stderr"), metrics.get(f"{stem}_majority"))
+    scores.pop("mean", None)
+    return scores
 
 
 @dataclass(frozen=True)
@@ -121,8 +170,23 @@ class ReportData:
         """All trials of all stages."""
         return tuple(trial for stage in self.stages for trial in stage.trials)
 
+    @property
+    def evaluated_trials(self) -> dict[str, TrialData]:
+        """Variant → the trial whose model the evaluation took: the one that its checkpoint lies in, else the first with
+        a model of the last stage that the variant was in."""
+        chosen: dict[str, TrialData] = {}
+        for evaluation in self.evaluations:
+            checkpoint = str(evaluation.metrics.get("checkpoint") or "")
+            named = [trial for trial in self.trials if f"/{trial.key.folder}/" in checkpoint]
+            for stage in self.stages if not named else ():
+                own = stage.trials_of(evaluation.variant)
+                named = [trial for trial in own if trial.result and trial.result.final_model][:1] or named
+            if named:
+                chosen[evaluation.variant] = named[0]
+        return chosen
 
-# From a run in its store to the plain picture that a report is made from.
+
+# Reading a run from its store.
 
 MAX_CURVES = 300
 """Trials of a stage whose metrics are read, the important first: of thousands nobody could tell the curves apart."""
@@ -130,10 +194,13 @@ _THREADS = 16
 """Reads at once: an object store answers each in tens of milliseconds."""
 
 
-def collect(run: Run) -> ReportData:
-    """Read everything that a report says. Takes a run in any state and waits for nothing. Raises StorageError."""
+def collect(run: Run, *, logs: bool = False) -> ReportData:
+    """Read everything that a report says; with `logs` also the last lines of those of the first stage.
+
+    Takes a run in any state and waits for nothing. Raises StorageError.
+    """
     with ThreadPoolExecutor(_THREADS) as pool:
-        stages = tuple(_stage(run, name, pool) for name in run.stages)
+        stages = tuple(_stage(run, name, pool, logs=logs and name == run.stages[0]) for name in run.stages)
     entries = tuple(run.ledger.entries())
     spent = sum(t.result.cost_usd or 0.0 for stage in stages for t in stage.trials if t.result and not t.reused_from)
     spent += sum(float(entry.data.get("cost_usd") or 0.0) for entry in entries if entry.kind in ("gate", "evaluation"))
@@ -156,7 +223,7 @@ def collect(run: Run) -> ReportData:
     )
 
 
-def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
+def _stage(run: Run, name: str, pool: ThreadPoolExecutor, *, logs: bool) -> StageData:
     trials, reused = run.trials(name), run.reused
     results = list(pool.map(lambda trial: run.result(trial.key), trials))
     found = [
@@ -173,12 +240,11 @@ def _stage(run: Run, name: str, pool: ThreadPoolExecutor) -> StageData:
     verdict = run.verdict(name)
     drawn = _drawn(run, found, verdict)
     curves = dict(zip(drawn, pool.map(lambda index: _curve(run, trials[index]), drawn), strict=True))
-    with_logs = run.study.layout == "param-allocation" and name == run.stages[0]
-    logs = list(pool.map(lambda trial: log_tail(run, trial), trials)) if with_logs else [""] * len(trials)
+    tails = list(pool.map(lambda trial: log_tail(run, trial), trials)) if logs else [""] * len(trials)
     mixtures = [index for index in drawn if trials[index].config.mode == "moe"]
     routing = dict(zip(mixtures, pool.map(lambda index: _routing(run, trials[index]), mixtures), strict=True))
     whole = [
-        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=logs[i])
+        replace(trial, curve=curves.get(i, ()), routing=routing.get(i, ()), log=tails[i])
         for i, trial in enumerate(found)
     ]
     refs = run.stage_variants(name)

@@ -1,62 +1,31 @@
-"""The tables of results: a ranking an axis, the arms of a stage, every trial. Figures of trials are cells of
-results.csv, taken from its rows."""
+"""Tables of results: a ranking per axis, the arms of a stage, every trial, and the finalists' evaluations."""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 from podium.components.reporting import table
-from podium.components.reporting.figures.data import FINISHED
-from podium.components.reporting.model import PENDING, ReportData, StageData, TrialData
+from podium.components.reporting.model import (
+    PENDING,
+    EvaluationData,
+    ReportData,
+    Score,
+    StageData,
+    TrialData,
+    arms_of,
+    means_of,
+    smallbench_scores,
+)
 from podium.components.reporting.results_csv import Row, axis_keys
 from podium.components.reporting.table import Column, Line, Mark, Table, number, prose, text
+from podium.components.study.trials import RANKED
 from podium.components.study.verdict import ArmSummary
-from podium.trainer.trial.result import TrialResult
 
+LOSS, PERPLEXITY, BITS = "final_val_loss", "final_val_perplexity", "final_bits_per_byte"
 FOLD_FROM = 40
 """Tables with more rows are folded on the page."""
-
-
-@dataclass(frozen=True)
-class ArmFigures:
-    """Means over the finished seeds of an arm, for a reader beside the verdict's metric."""
-
-    n: int
-    loss: float | None
-    perplexity: float | None
-    bits_per_byte: float | None
-
-    def by(self, metric: str) -> float | None:
-        """The figure that a metric ranks by; the loss stands in for the best loss."""
-        return {"final_bits_per_byte": self.bits_per_byte, "final_val_perplexity": self.perplexity}.get(
-            metric, self.loss
-        )
-
-
-def arm_figures(trials: Iterable[TrialData]) -> ArmFigures:
-    """The means; None where no finished seed has the figure."""
-    done = [trial.result for trial in trials if trial.result and trial.status in FINISHED]
-
-    def mean(values: list[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return statistics.fmean(known) if known else None
-
-    return ArmFigures(
-        n=len(done),
-        loss=mean([result.final_val_loss for result in done]),
-        perplexity=mean([result.final_val_perplexity for result in done]),
-        bits_per_byte=mean([result.final_bits_per_byte for result in done]),
-    )
-
-
-def arms_of(stage: StageData) -> dict[str, list[TrialData]]:
-    """Variant → its trials in this stage."""
-    arms: dict[str, list[TrialData]] = {}
-    for trial in stage.trials:
-        arms.setdefault(trial.variant.name, []).append(trial)
-    return arms
 
 
 def axis_tables(data: ReportData) -> list[Table]:
@@ -64,34 +33,38 @@ def axis_tables(data: ReportData) -> list[Table]:
     if not data.stages:
         return []
     stage = data.stages[0]
-    arms = arms_of(stage)
     metric = stage.stage.promotion.metric
-    by_bytes = metric == "final_bits_per_byte"
+    by_bytes = metric == BITS
+    means = {name: means_of(stage.trials, name) for name in (LOSS, PERPLEXITY, BITS)}
+    # the final loss stands in for the best loss
+    ranking = means.get(metric, means[LOSS])
     keys = axis_keys(data.study)
     tables = []
     for name, axis in data.study.axes.items():
         rows = [row for row in data.experiments if row.axis == name]
-        known = [(row, arm_figures(arms.get(row.variant, ())), _status(arms.get(row.variant, []))) for row in rows]
-        order = [f.by(metric) for _, f, _ in known]
+        order = [ranking.get(row.variant) for row in rows]
         best = min((value for value in order if value is not None), default=None)
-        base = next((v for (row, _, _), v in zip(known, order, strict=True) if row.variant == data.baseline), None)
-        lines = []
-        for (row, figures, status), value in zip(known, order, strict=True):
+        base = next((v for row, v in zip(rows, order, strict=True) if row.variant == data.baseline), None)
+        lines, seeds = [], 0
+        for row, value in zip(rows, order, strict=True):
+            trials = stage.trials_of(row.variant)
+            status = _status(trials)
+            seeds = max(seeds, sum(trial.status in RANKED for trial in trials))
+            is_base = row.variant == data.baseline
             mark: Mark = "winner" if value is not None and value == best else ""
-            mark = mark or ("baseline" if row.variant == data.baseline else "" if status in ("", *FINISHED) else "lost")
-            result = next((t.result for t in arms.get(row.variant, ()) if t.result and t.result.n_layers), None)
-            roles = ("baseline" if row.variant == data.baseline else "", "best" if mark == "winner" else "")
+            mark = mark or ("baseline" if is_base else "" if status in ("", *RANKED) else "lost")
+            result = next((trial.result for trial in trials if trial.result and trial.result.n_layers), None)
+            roles = ("baseline" if is_base else "", "best" if mark == "winner" else "")
+            gap = None if value is None or base is None or value == base else value - base
             cells = (
                 row.name,
                 table.axis_value(row.value),
-                table.perplexity(figures.perplexity),
-                table.loss(figures.loss),
-                *((table.bits_per_byte(figures.bits_per_byte),) if by_bytes else ()),
-                table.signed(value - base, table.decimals_of(metric))
-                if value is not None and base is not None and value != base
-                else "",
-                _text(result.n_layers if result else None),
-                _text(result.d_model if result else None),
+                table.perplexity(means[PERPLEXITY].get(row.variant)),
+                table.loss(means[LOSS].get(row.variant)),
+                *((table.bits_per_byte(means[BITS].get(row.variant)),) if by_bytes else ()),
+                table.signed(gap, table.decimals_of(metric)),
+                table.plain(result.n_layers if result else None),
+                table.plain(result.d_model if result else None),
                 ", ".join(filter(None, (*roles, status))) or "completed",
             )
             lines.append(Line(cells, mark))
@@ -108,7 +81,6 @@ def axis_tables(data: ReportData) -> list[Table]:
             number("width", "d_model"),
             text("status"),
         )
-        seeds = max((figures.n for _, figures, _ in known), default=0)
         note = "Means over seeds." if seeds > 1 else "One seed a value: a ranking, not a proof." if seeds else ""
         if by_bytes:
             note += " Ranked by bits per byte, since the values differ in their tokenizer."
@@ -119,16 +91,15 @@ def axis_tables(data: ReportData) -> list[Table]:
 def stage_table(data: ReportData, stage: StageData) -> Table:
     """The arms of a stage, best first, as the verdict ranks them; as the results stand while there is no verdict."""
     verdict = stage.verdict
-    arms = arms_of(stage)
     metric = verdict.metric if verdict else stage.stage.promotion.metric
     decimals, by_perplexity = table.decimals_of(metric), metric.endswith("perplexity")
     on = {variant.name for variant in verdict.promoted} if verdict else set()
-    tested = bool(verdict) and any(arm.p is not None for arm in verdict.ranking) if verdict else False
-    ranking = verdict.ranking if verdict else _provisional(data, stage, arms)
+    tested = verdict is not None and any(arm.p is not None for arm in verdict.ranking)
+    ranking = verdict.ranking if verdict else _provisional(stage)
+    other = means_of(stage.trials, LOSS if by_perplexity else PERPLEXITY)
     against = verdict.opponent if verdict else "the baseline"
     lines = []
     for arm in sorted(ranking, key=lambda arm: arm.rank if arm.rank is not None else len(ranking) + 1):
-        figures = arm_figures(arms.get(arm.variant, ()))
         mark: Mark = "winner" if verdict and verdict.winner == arm.variant and arm.variant in on else ""
         mark = mark or ("baseline" if arm.variant == data.baseline else "lost" if arm.rank is None else "")
         fate = "goes on" if arm.variant in on else verdict.not_chosen.get(arm.variant, arm.why) if verdict else arm.why
@@ -142,7 +113,7 @@ def stage_table(data: ReportData, stage: StageData) -> Table:
             str(arm.n),
             table.of_metric(metric, arm.mean),
             table.of_metric(metric, arm.sd),
-            table.loss(figures.loss) if by_perplexity else table.perplexity(figures.perplexity),
+            (table.loss if by_perplexity else table.perplexity)(other.get(arm.variant)),
             table.signed(arm.difference, decimals),
             *((table.interval(arm.interval, decimals), table.p_value(arm.p)) if tested else ()),
             fate,
@@ -189,7 +160,7 @@ def trials_table(stage: StageData, rows: Iterable[Row]) -> Table:
     for row in rows:
         if row["stage"] != stage.name:
             continue
-        lost = row["status"] not in (PENDING, *FINISHED)
+        lost = row["status"] not in (PENDING, *RANKED)
         why = row.get("reason", "") if lost or row["status"] != "completed" else ""
         if row.get("reused_from"):
             why = f"taken from run {row['reused_from']}"
@@ -207,29 +178,26 @@ def broken_logs(data: ReportData) -> list[tuple[str, str]]:
     return broken[:20]
 
 
-def _provisional(data: ReportData, stage: StageData, arms: dict[str, list[TrialData]]) -> list[ArmSummary]:
+def _provisional(stage: StageData) -> list[ArmSummary]:
     """What the finished trials say so far, without any decision."""
-    metric = stage.stage.promotion.metric
-    found: list[tuple[float | None, ArmSummary]] = []
-    for name, trials in arms.items():
-        done = [t.result for t in trials if t.result and t.status in FINISHED]
-        known = [value for result in done if (value := _metric(result, metric)) is not None]
-        mean = statistics.fmean(known) if known else None
-        missing = sum(trial.result is None for trial in trials)
-        why = f"{missing} of {len(trials)} trials to come" if missing else "" if known else _status(trials)
-        sd = statistics.stdev(known) if len(known) > 1 else None
-        arm = ArmSummary(variant=name, rank=None, n=len(known), mean=mean, sd=sd, values={}, statuses={}, why=why)
-        found.append((mean, arm))
-    found.sort(key=lambda pair: pair[0] if pair[0] is not None else float("inf"))
-    return [
-        arm.model_copy(update={"rank": place if mean is not None else None})
-        for place, (mean, arm) in enumerate(found, start=1)
-    ]
-
-
-def _metric(result: TrialResult, metric: str) -> float | None:
-    value = getattr(result, metric)
-    return value if isinstance(value, float) else None
+    arms = arms_of(stage.trials, stage.stage.promotion.metric)
+    found = []
+    for place, arm in enumerate(sorted(arms.values(), key=lambda arm: arm.mean if arm.n else math.inf), start=1):
+        missing = sum(status == PENDING for status in arm.statuses.values())
+        why = f"{missing} of {len(arm.statuses)} trials to come" if missing else ""
+        found.append(
+            ArmSummary(
+                variant=arm.name,
+                rank=place if arm.n else None,
+                n=arm.n,
+                mean=arm.mean if arm.n else None,
+                sd=arm.sd if arm.n else None,
+                values={},
+                statuses={},
+                why=why or ("" if arm.n else _status(stage.trials_of(arm.name))),
+            )
+        )
+    return found
 
 
 def _test_words(stage: StageData) -> str:
@@ -262,5 +230,104 @@ def _status(trials: list[TrialData]) -> str:
     return ", ".join(f"{count} {status}" for status, count in counts.items() if status != "completed")
 
 
-def _text(value: object) -> str:
-    return "" if value is None else str(value)
+# The finalists' evaluations, a column per variant.
+
+MAX_VARIANTS = 8
+UNMEASURED = "unmeasured"
+"""Where metrics.json says why a field is null."""
+NOT_MEASURED = "not measured"
+
+
+def evaluation_tables(data: ReportData) -> list[Table]:
+    """SmallBench, then every field of metrics.json in groups; fields of the last group are folded away."""
+    shown = data.evaluations[:MAX_VARIANTS]
+    fields = list(
+        dict.fromkeys(f for e in shown for f in e.metrics if f != UNMEASURED and not f.startswith("smallbench_"))
+    )
+    tables = []
+    for name, title, belongs in _GROUPS:
+        chosen = [field for field in fields if belongs(field)]
+        fields = [field for field in fields if field not in chosen]
+        lines = [Line((label(field), *(_cell(field, e.metrics) for e in shown))) for field in chosen]
+        tables.append(Table(f"evaluation-{name}", title, _columns("field", shown), tuple(lines), _why(shown, chosen)))
+    tables.insert(len(tables) - 1, _smallbench_table(shown))
+    last = tables[-1]
+    tables[-1] = Table(last.name, last.title, last.columns, last.lines, last.note, fold=True)
+    return [each for each in tables if each]
+
+
+def _smallbench_table(shown: Sequence[EvaluationData]) -> Table:
+    scores = {evaluation.variant: smallbench_scores(evaluation.metrics) for evaluation in shown}
+    tasks = list(dict.fromkeys(task for found in scores.values() for task in found))
+    majority = {task: next((s[task][2] for s in scores.values() if task in s), None) for task in tasks}
+    lines = [
+        Line((task.upper(), *(_score(scores[e.variant].get(task)) for e in shown), _percent(majority[task])))
+        for task in tasks
+    ]
+    columns = (*_columns("task", shown), number("commonest label"))
+    note = (
+        "Accuracy in per cent ± one standard error over the examples; a model that knows nothing gets the last column."
+    )
+    if not tasks:
+        reasons = {
+            e.metrics.get(UNMEASURED, {}).get(field)
+            for e in shown
+            for field in e.metrics
+            if field.startswith("smallbench_")
+        }
+        told = "; ".join(sorted(str(reason) for reason in reasons if reason))
+        lines = [Line(("all tasks", *(NOT_MEASURED for _ in shown), ""))] if told else []
+        note = f"Not measured: {told}."
+    return Table("smallbench", "SmallBench", columns, tuple(lines), note)
+
+
+def label(field: str) -> str:
+    """`latency_128_p95_ms` as `latency 128 p95, ms`."""
+    for ending, unit in _UNITS.items():
+        if field.endswith(ending):
+            return f"{field.removesuffix(ending).replace('_', ' ')}, {unit}"
+    return field.replace("_", " ")
+
+
+def _cell(field: str, metrics: Mapping[str, Any]) -> str:
+    return table.figure(field, metrics.get(field)) or NOT_MEASURED
+
+
+def _why(shown: Sequence[EvaluationData], fields: Sequence[str]) -> str:
+    """`Not measured: peak memory mb (no CUDA device).`, one reason once."""
+    reasons: dict[str, dict[str, None]] = {}
+    for evaluation in shown:
+        for field, reason in evaluation.metrics.get(UNMEASURED, {}).items():
+            if field in fields:
+                reasons.setdefault(str(reason), {})[label(field)] = None
+    told = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return f"Not measured: {told}." if told else ""
+
+
+def _score(score: Score | None) -> str:
+    if score is None:
+        return NOT_MEASURED
+    accuracy, error, _ = score
+    return _percent(accuracy) + (f" ± {100 * error:.1f}" if error is not None else "")
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _columns(first: str, shown: Sequence[EvaluationData]) -> tuple[Column, ...]:
+    return (text(first), *(number(evaluation.variant) for evaluation in shown))
+
+
+_MINOR = ("evaluation_seconds", "_mean_", "_min_", "_batch_")
+"""Fields that results.csv and the last group have, and the table of costs leaves out."""
+_UNITS = {"_ms": "ms", "_mb": "MB", "_tokens_per_second": "tokens/s", "_seconds": "s"}
+_GROUPS: tuple[tuple[str, str, Callable[[str], bool]], ...] = (
+    ("quality", "Quality", lambda field: table.is_quality(field) and not field.startswith("training_")),
+    (
+        "cost",
+        "Latency, throughput and memory",
+        lambda field: table.is_cost(field) and not any(word in field for word in _MINOR),
+    ),
+    ("other", "Everything else that was recorded", lambda field: True),
+)

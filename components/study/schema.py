@@ -9,11 +9,20 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from functools import cache
+from importlib.util import find_spec
 from typing import Annotated, Any, ClassVar, Literal, Self, Union
 
-from pydantic import Field, GetCoreSchemaHandler, GetJsonSchemaHandler, SerializeAsAny, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    SerializeAsAny,
+    TypeAdapter,
+    model_validator,
+)
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.trial.section import Section
@@ -336,13 +345,37 @@ class StudyBudget(Section):
     usd: Usd | None = Field(default=None, gt=0)
 
 
+GENERIC = "generic"
+"""The layout of a report to which no study-specific parts are added."""
+
+
+def layouts() -> list[str]:
+    """Layouts of a report: `generic`, and one per file of the package `podium.components.reporting.studies`.
+
+    The files are listed, not imported: they draw figures, and loading a study must not wait for matplotlib.
+    """
+    package = find_spec("podium.components.reporting.studies")
+    places = package.submodule_search_locations if package else None
+    return [GENERIC, *sorted(module.name.replace("_", "-") for module in pkgutil.iter_modules(places or []))]
+
+
+def _known_layout(name: str) -> str:
+    known = layouts()
+    if name not in known:
+        quoted = [repr(each) for each in known]
+        raise PydanticKnownError("literal_error", {"expected": f"{', '.join(quoted[:-1])} or {quoted[-1]}"})
+    return name
+
+
 class Study(Section):
     """One experiment, resolved: a profile is applied and nothing is left open."""
 
     name: str = Field(pattern=NAME, max_length=40)
     title: str = ""
     question: str
-    layout: Literal["generic", "param-allocation", "speedrun", "time-to-target", "moe-emergence"] = "generic"
+    layout: Annotated[str, AfterValidator(_known_layout)] = Field(
+        default=GENERIC, json_schema_extra=lambda schema: schema.update(enum=[*layouts()])
+    )
     """Which study-specific tables and exports the report adds."""
     profile: str = "full"
     base_seed: int = Field(default=42, ge=0)

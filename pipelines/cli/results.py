@@ -68,16 +68,16 @@ def export(
         raise UserError(Problem("--to", f"must be a folder, got the file {str(to)!r}"))
     for path in _export(run, layout, to, store):
         result(str(path))
-    if layout == "speedrun":
-        from podium.components.reporting.studies.speedrun import printed
+    if layout not in (TABLE, PLOTS):
+        from podium.components.reporting.studies import study_report
 
-        for line in printed(open_run(run, store)):
+        for line in study_report(layout).printed(open_run(run, store)):
             result(line)
 
 
 def _export(run: str, layout: str, to: Path, store: str) -> list[Path]:
-    from podium.components.reporting.export import aggregate
-    from podium.components.reporting.export import export as write_run
+    from podium.components.reporting.build import aggregate
+    from podium.components.reporting.build import export as write_run
     from podium.components.reporting.from_csv import plots_from_csv
 
     if layout == PLOTS:

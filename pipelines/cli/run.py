@@ -154,11 +154,10 @@ def conclude(run: Run, code: ExitCode, *, as_json: bool) -> None:
     if as_json:
         result_json({**run.status(), "exit_code": code, **summary})
         return
-    if run.study.layout == "speedrun":
-        from podium.components.reporting.studies.speedrun import printed
+    from podium.components.reporting.studies import study_report
 
-        for line in printed(run):
-            result(line)
+    for line in study_report(run.study.layout).printed(run):
+        result(line)
     where = summary["report"] or "none yet"
     result(f"winner: {summary['winner'] or 'none'} · {summary['verdict']} · report: {where}")
 

@@ -10,8 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter
 
-from podium.components.reporting.figures.data import Arm, PlotData
-from podium.components.reporting.figures.style import FAINT, INK, RED, SERIES, Figure, draw, plane, short, spread
+from podium.components.reporting.figures.data import PlotStage
+from podium.components.reporting.figures.style import FAINT, INK, RED, SERIES, draw, plane, short, spread
+from podium.components.reporting.results_csv import thinned
+from podium.components.reporting.table import Figure
+from podium.components.study.verdict import Arm
 from podium.trainer.trial.units import format_count
 
 MAX_GREY = 40
@@ -28,23 +31,29 @@ class _Line:
     points: list[tuple[int, float]]
     deviations: list[float]
     """Sample standard deviation over seeds at each point; empty for fewer than two seeds."""
+    kills: list[int]
+    """Tokens at which its trials met the kill rule."""
+    killed: bool
+    """Whether all of them did."""
 
 
-def curves_figure(data: PlotData, stage: str) -> Figure | None:
+def curves_figure(stage: PlotStage) -> Figure | None:
     """Losses against tokens, None where no trial of the stage has a curve."""
-    lines = [line for arm in data.arms(stage) if (line := _line(arm))]
+    lines = _lines(stage)
     if not lines:
         return None
-    picture = _Picture(data, stage, lines)
-    svg = picture.draw("validation loss, nats per token", f"Validation loss against training tokens in stage {stage}")
+    picture = _Picture(stage, lines)
+    svg = picture.draw(
+        "validation loss, nats per token", f"Validation loss against training tokens in stage {stage.name}"
+    )
     above = "The first quarter of the training may lie above the picture."
-    return Figure(f"curves-{stage}", f"Training curves, {stage}", picture.caption(above), svg, stage)
+    return Figure(f"curves-{stage.name}", f"Training curves, {stage.name}", picture.caption(above), svg, stage.name)
 
 
-def gaps_figure(data: PlotData, stage: str) -> Figure | None:
+def gaps_figure(stage: PlotStage) -> Figure | None:
     """Losses minus the baseline's mean at equal tokens, None without a baseline or anything to compare with it."""
-    lines = [line for arm in data.arms(stage) if (line := _line(arm))]
-    base = next((dict(line.points) for line in lines if line.arm.baseline), None)
+    lines = _lines(stage)
+    base = next((dict(line.points) for line in lines if line.arm.is_baseline), None)
     if base is None:
         return None
     gaps = []
@@ -56,20 +65,20 @@ def gaps_figure(data: PlotData, stage: str) -> Figure | None:
     gaps = [line for line in gaps if len(line.points) > 1]
     if len(gaps) < 2:
         return None
-    picture = _Picture(data, stage, gaps)
-    describe = f"Gap of the validation loss to the baseline against training tokens in stage {stage}"
+    picture = _Picture(stage, gaps)
+    describe = f"Gap of the validation loss to the baseline against training tokens in stage {stage.name}"
     svg = picture.draw("gap to the baseline, nats per token", describe)
     caption = picture.caption("Below the baseline is better; the first quarter may lie outside the picture.")
-    return Figure(f"gaps-{stage}", f"Gap to the baseline, {stage}", caption, svg, stage)
+    return Figure(f"gaps-{stage.name}", f"Gap to the baseline, {stage.name}", caption, svg, stage.name)
 
 
 class _Picture:
     """Which lines are drawn, named and coloured, and how."""
 
-    def __init__(self, data: PlotData, stage: str, lines: list[_Line]) -> None:
+    def __init__(self, stage: PlotStage, lines: list[_Line]) -> None:
         self.lines = lines
-        self.arms = len(data.arms(stage))
-        self.named = _named(data, stage, lines)
+        self.arms = len(stage.arms(stage.metric))
+        self.named = _named(stage, lines)
         grey = [line for line in lines if line not in self.named]
         self.shown = grey[:: max(1, -(-len(grey) // MAX_GREY))]
         self.longest = max(line.points[-1][0] for line in lines)
@@ -98,25 +107,25 @@ class _Picture:
         heights = spread(ends, 16 * unit, self.low + 4 * unit, self.high - 4 * unit)
         for line, color, y, end in zip(self.named, colors, heights, ends, strict=True):
             axes.annotate(
-                short(line.arm.variant, 12),
+                short(line.arm.name, 12),
                 (self.longest, y),
                 xytext=(9, 0),
                 textcoords="offset points",
                 va="center",
                 color=color,
                 annotation_clip=False,
-                fontweight="bold" if line.arm.baseline else "normal",
+                fontweight="bold" if line.arm.is_baseline else "normal",
             )
             leader = [line.points[-1][0], self.longest * 1.03], [end, y]
             axes.plot(*leader, color=color, linewidth=0.7, clip_on=False, linestyle=(0, (2, 2)))
 
     def caption(self, last: str) -> str:
         parts = []
-        if any(len([trial for trial in line.arm.trials if trial.curve]) > 1 for line in self.lines):
+        if any(line.deviations for line in self.lines):
             parts.append("Lines are means over seeds.")
-        if any(line.arm.baseline and line.deviations for line in self.named):
+        if any(line.arm.is_baseline and line.deviations for line in self.named):
             parts.append("The band is the baseline's mean ± 2 SD over its seeds.")
-        if any(trial.kill_tokens is not None for line in self.lines for trial in line.arm.trials):
+        if any(line.kills for line in self.lines):
             parts.append("× marks where the kill rule was met.")
         drawn = len(self.named) + len(self.shown)
         if drawn < self.arms:
@@ -124,23 +133,29 @@ class _Picture:
         return " ".join([*parts, last])
 
 
-def _line(arm: Arm) -> _Line | None:
-    curves = [dict(trial.curve) for trial in arm.trials if trial.curve]
-    shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
-    if not shared:
-        return None
-    points = [(tokens, statistics.fmean(curve[tokens] for curve in curves)) for tokens in shared]
-    several = len(curves) > 1
-    deviations = [statistics.stdev([curve[tokens] for curve in curves]) for tokens in shared] if several else []
-    return _Line(arm, points, deviations)
+def _lines(stage: PlotStage) -> list[_Line]:
+    """A line for each arm that has a curve, at the tokens that all of its curves have."""
+    lines = []
+    for arm in stage.arms(stage.metric):
+        trials = stage.of(arm)
+        curves = [dict(thinned(trial.curve)) for trial in trials if trial.curve]
+        shared = sorted(set.intersection(*(set(curve) for curve in curves))) if curves else []
+        if not shared:
+            continue
+        points = [(tokens, statistics.fmean(curve[tokens] for curve in curves)) for tokens in shared]
+        several = len(curves) > 1
+        deviations = [statistics.stdev([curve[tokens] for curve in curves]) for tokens in shared] if several else []
+        kills = [kill for trial in trials if trial.result and (kill := trial.result.kill_tokens) is not None]
+        lines.append(_Line(arm, points, deviations, kills, len(kills) == len(trials)))
+    return lines
 
 
-def _named(data: PlotData, stage: str, lines: list[_Line]) -> list[_Line]:
+def _named(stage: PlotStage, lines: list[_Line]) -> list[_Line]:
     """Baseline, promoted, then the best: as many as can be labelled."""
-    rank = {arm.variant: place for place, arm in enumerate(data.ranked(stage))}
+    rank = {arm.name: place for place, arm in enumerate(stage.ranked())}
 
     def importance(line: _Line) -> tuple[bool, bool, int]:
-        return not line.arm.baseline, not line.arm.promoted, rank.get(line.arm.variant, len(rank))
+        return not line.arm.is_baseline, line.arm.name not in stage.promoted, rank.get(line.arm.name, len(rank))
 
     return sorted(lines, key=importance)[:MAX_NAMED]
 
@@ -149,9 +164,9 @@ def _colors(lines: list[_Line]) -> list[str]:
     """Ink for the baseline, red for an arm that was killed, then the series in turn."""
     colors, turn = [], 0
     for line in lines:
-        if line.arm.baseline:
+        if line.arm.is_baseline:
             colors.append(INK)
-        elif all(trial.kill_tokens is not None for trial in line.arm.trials):
+        elif line.killed:
             colors.append(RED)
         else:
             colors.append(SERIES[turn % len(SERIES)])
@@ -162,7 +177,7 @@ def _colors(lines: list[_Line]) -> list[str]:
 def _limits(lines: list[_Line], longest: int) -> tuple[float, float]:
     late = [value for line in lines for tokens, value in line.points if tokens >= WARM_UP * longest]
     values = late or [value for line in lines for _, value in line.points]
-    base = next((line for line in lines if line.arm.baseline and line.deviations), None)
+    base = next((line for line in lines if line.arm.is_baseline and line.deviations), None)
     if base is not None:
         values += [base.points[-1][1] - 2 * base.deviations[-1], base.points[-1][1] + 2 * base.deviations[-1]]
     low, high = min(values), max(values)
@@ -175,17 +190,15 @@ def _limits(lines: list[_Line], longest: int) -> tuple[float, float]:
 
 def _paint_line(axes: Axes, line: _Line, color: str) -> None:
     xs, ys = zip(*line.points, strict=True)
-    if line.arm.baseline and line.deviations:
+    if line.arm.is_baseline and line.deviations:
         floor = [y - 2 * deviation for y, deviation in zip(ys, line.deviations, strict=True)]
         roof = [y + 2 * deviation for y, deviation in zip(ys, line.deviations, strict=True)]
         axes.fill_between(xs, floor, roof, color=color, alpha=0.14, linewidth=0)
-    axes.plot(xs, ys, color=color, linewidth=2.4 if line.arm.baseline else 1.7, zorder=3)
+    axes.plot(xs, ys, color=color, linewidth=2.4 if line.arm.is_baseline else 1.7, zorder=3)
     _mark_kill(axes, line)
 
 
 def _mark_kill(axes: Axes, line: _Line) -> None:
-    for trial in line.arm.trials:
-        kill = trial.kill_tokens
-        if kill is not None:
-            tokens, value = min(line.points, key=lambda point, at=kill: abs(point[0] - at))  # type: ignore[misc]
-            axes.plot(tokens, value, "x", color=RED, markersize=8, markeredgewidth=2.2, zorder=5)
+    for kill in line.kills:
+        tokens, value = min(line.points, key=lambda point, at=kill: abs(point[0] - at))  # type: ignore[misc]
+        axes.plot(tokens, value, "x", color=RED, markersize=8, markeredgewidth=2.2, zorder=5)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from podium.components.reporting.figures.curves import curves_figure, gaps_figure
-from podium.components.reporting.figures.data import METRICS, Arm, PlotData
+from podium.components.reporting.figures.data import METRICS, PlotAxis, PlotData, PlotStage
 from podium.components.reporting.figures.seeds import forest_figure, seeds_figure
 from podium.components.reporting.figures.style import (
     BLUE,
@@ -22,7 +22,6 @@ from podium.components.reporting.figures.style import (
     MUTED,
     PAPER,
     RED,
-    Figure,
     Label,
     draw,
     place,
@@ -30,16 +29,19 @@ from podium.components.reporting.figures.style import (
     short,
     text_width,
 )
-from podium.components.reporting.table import bits_per_byte, perplexity, usd
+from podium.components.reporting.model import Score
+from podium.components.reporting.table import Figure, bits_per_byte, perplexity, usd
+from podium.components.study.trials import RANKED
+from podium.components.study.verdict import Arm
 
-# The stages as a funnel: how many variants came in and how many went on.
+# Funnel: variants in and promoted, per stage.
 
 ROW = 56.0
 
 
 def funnel_figure(data: PlotData) -> Figure | None:
     """The plot, None for a run without any trial."""
-    stages = [(stage, data.arms(stage)) for stage in data.stages]
+    stages = [(stage, stage.arms(stage.metric)) for stage in data.stages]
     if not stages:
         return None
     widest = max(len(arms) for _, arms in stages)
@@ -52,27 +54,26 @@ def funnel_figure(data: PlotData) -> Figure | None:
         for row, (stage, arms) in enumerate(stages):
             last = row == len(stages) - 1
             # a stage may hand on a variant that a verdict made, so the next stage counts, not the marks of this one
-            on = sum(arm.promoted for arm in arms) if last else len(stages[row + 1][1])
-            trials = sum(len(arm.trials) for arm in arms)
+            on = sum(arm.name in stage.promoted for arm in arms) if last else len(stages[row + 1][1])
             axes.barh(row, len(arms), height=0.34, color=FAINT, linewidth=0)
             axes.barh(row, min(on, len(arms)), height=0.34, color=BLUE, linewidth=0)
-            axes.text(0, row - 0.38, stage, va="center", fontweight="bold")
-            decided = not last or any(trial.decided for arm in arms for trial in arm.trials)
-            told = f"{len(arms)} variants, {trials} trials" + (f" → {on}" if decided else "")
+            axes.text(0, row - 0.38, stage.name, va="center", fontweight="bold")
+            decided = not last or stage.decided
+            told = f"{len(arms)} variants, {len(stage.trials)} trials" + (f" → {on}" if decided else "")
             axes.text(widest, row - 0.38, told, va="center", ha="right", color=MUTED)
 
     svg = draw(len(stages) * ROW + 12, paint, describe="Variants in and promoted, stage by stage")
     return Figure("funnel", "Stage funnel", "Grey: variants that took part. Blue: variants that went on.", svg)
 
 
-# Where the money went: spending as it accumulated, beside the plan and the limit.
+# Spending, with the plan and the limit.
 
 MAX_STEPS = 200
 
 
 def money_figure(data: PlotData) -> Figure | None:
     """The plot, None where nothing cost anything."""
-    paid = [amount for _, amount in data.spending] or [trial.cost or 0.0 for trial in data.trials]
+    paid = data.spending or [t.result.cost_usd or 0.0 for t in data.trials if t.result]
     total = sum(paid)
     if total <= 0:
         return None
@@ -106,7 +107,7 @@ def money_figure(data: PlotData) -> Figure | None:
     return Figure("money", "Spending", caption, draw(230, paint, describe="Money spent, accumulated"))
 
 
-# Compute against quality: the frontier, with everything that another arm dominates in grey.
+# Pareto frontier of compute and quality.
 
 
 @dataclass(frozen=True)
@@ -129,15 +130,18 @@ def frontier(points: list[ParetoPoint]) -> list[ParetoPoint]:
     return kept
 
 
-def pareto_figure(data: PlotData, stage: str) -> Figure | None:
+def pareto_figure(stage: PlotStage) -> Figure | None:
     """The plot, None for fewer than three arms with compute and quality."""
-    metric = data.quality(stage)
-    points = []
-    for arm in data.arms(stage):
-        flops = [trial.flops for trial in arm.trials if trial.finished and trial.flops]
-        mean = arm.mean(metric)
-        if flops and mean is not None:
-            points.append(ParetoPoint(arm, statistics.fmean(flops), mean))
+    metric = stage.quality
+    spent: dict[str, list[float]] = {}
+    for trial, flops in zip(stage.trials, stage.flops, strict=True):
+        if flops and trial.status in RANKED:
+            spent.setdefault(trial.variant.name, []).append(flops)
+    points = [
+        ParetoPoint(arm, statistics.fmean(spent[arm.name]), arm.mean)
+        for arm in stage.arms(metric)
+        if arm.n and arm.name in spent
+    ]
     if len(points) < 3:
         return None
     edge = frontier(points)
@@ -153,12 +157,12 @@ def pareto_figure(data: PlotData, stage: str) -> Figure | None:
         axes.plot([p.flops for p in edge], [p.value for p in edge], "o", color=BLUE, markersize=8)
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value / 10**exponent:g}"))
         axes.locator_params(axis="x", nbins=5)
-        base = [p for p in points if p.arm.baseline]
+        base = [p for p in points if p.arm.is_baseline]
         for point in base:
             axes.plot(point.flops, point.value, "o", markersize=13, markerfacecolor="none", markeredgecolor=INK)
-        wanted = [Label(p.flops, p.value, p.arm.variant, BLUE, "bold") for p in edge]
-        wanted += [Label(p.flops, p.value, p.arm.variant) for p in base if p not in edge]
-        wanted += [Label(p.flops, p.value, p.arm.variant, MUTED) for p in dominated if not p.arm.baseline]
+        wanted = [Label(p.flops, p.value, p.arm.name, BLUE, "bold") for p in edge]
+        wanted += [Label(p.flops, p.value, p.arm.name) for p in base if p not in edge]
+        wanted += [Label(p.flops, p.value, p.arm.name, MUTED) for p in dominated if not p.arm.is_baseline]
         axes.set_xlim(axes.get_xlim())
         axes.set_ylim(axes.get_ylim())
         place(axes, wanted, [(p.flops, p.value) for p in points])
@@ -167,23 +171,24 @@ def pareto_figure(data: PlotData, stage: str) -> Figure | None:
         f"{len(edge)} of {len(points)} variants are on the frontier (blue); grey ones cost as much or more and are no "
         "better. The ring is the baseline. Means over seeds; 6 FLOP per matrix parameter and token, plus attention."
     )
-    describe = f"Pareto frontier of compute and quality in stage {stage}"
-    return Figure(f"pareto-{stage}", "Compute against quality", caption, draw(260, paint, describe=describe), stage)
+    describe = f"Pareto frontier of compute and quality in stage {stage.name}"
+    svg = draw(260, paint, describe=describe)
+    return Figure(f"pareto-{stage.name}", "Compute against quality", caption, svg, stage.name)
 
 
 def _superscript(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-# Did the cheap stage tell the truth? Ranks of the same arms in two stages, with Spearman's correlation.
+# Ranks of the same arms in two stages, with Spearman's correlation.
 
 MIN_ARMS = 3
 
 
-def shared_ranks(data: PlotData, earlier: str, later: str) -> list[tuple[str, int, int]]:
+def shared_ranks(earlier: PlotStage, later: PlotStage) -> list[tuple[str, int, int]]:
     """(variant, rank in the earlier stage, rank in the later one) among the arms that both have values of."""
-    first = [arm.variant for arm in data.ranked(earlier)]
-    second = [arm.variant for arm in data.ranked(later)]
+    first = [arm.name for arm in earlier.ranked()]
+    second = [arm.name for arm in later.ranked()]
     both_first = [name for name in first if name in second]
     both_second = [name for name in second if name in first]
     return [(name, both_first.index(name) + 1, both_second.index(name) + 1) for name in both_first]
@@ -195,16 +200,16 @@ def spearman(pairs: list[tuple[int, int]]) -> float:
     return 1 - 6 * sum((a - b) ** 2 for a, b in pairs) / (n * (n * n - 1))
 
 
-def ranks_figure(data: PlotData, earlier: str, later: str) -> Figure | None:
+def ranks_figure(earlier: PlotStage, later: PlotStage) -> Figure | None:
     """The plot, None for fewer than three shared arms."""
-    shared = shared_ranks(data, earlier, later)
+    shared = shared_ranks(earlier, later)
     if len(shared) < MIN_ARMS:
         return None
     rho = spearman([(a, b) for _, a, b in shared])
     n = len(shared)
 
     def paint(canvas: Canvas) -> None:
-        axes = plane(canvas, left=36, right=20, title=f"rank in {later}", below=f"rank in {earlier}")
+        axes = plane(canvas, left=36, right=20, title=f"rank in {later.name}", below=f"rank in {earlier.name}")
         axes.set_xlim(0.5, n + 0.5)
         axes.set_ylim(n + 0.5, 0.5)
         axes.plot([1, n], [1, n], color=FAINT, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -216,28 +221,28 @@ def ranks_figure(data: PlotData, earlier: str, later: str) -> Figure | None:
 
     told = f"{rho:.2f}".replace("-", "−")
     caption = f"Spearman's ρ = {told} over the {n} variants that both stages ran; 1 is best, on the line both agree."
-    svg = draw(260, paint, describe=f"Ranks in {earlier} against ranks in {later}")
-    return Figure(f"ranks-{earlier}-{later}", f"Ranks, {earlier} against {later}", caption, svg, later)
+    svg = draw(260, paint, describe=f"Ranks in {earlier.name} against ranks in {later.name}")
+    title = f"Ranks, {earlier.name} against {later.name}"
+    return Figure(f"ranks-{earlier.name}-{later.name}", title, caption, svg, later.name)
 
 
-# SmallBench by task: accuracy of every evaluated variant with its standard error.
+# SmallBench accuracy by task.
 
 MAX_VARIANTS = 8
-_Score = tuple[float, float | None, float | None]
 TASK_ROW = 22.0
 
 
 def smallbench_figure(data: PlotData) -> Figure | None:
     """The plot, None where nothing was evaluated on SmallBench."""
-    trials = {trial.variant: trial for trial in data.trials if trial.smallbench}
-    scored = list(trials.values())[:MAX_VARIANTS]
-    tasks = list(dict.fromkeys(task for trial in scored for task in trial.smallbench))
+    scored = list(data.smallbench.items())[:MAX_VARIANTS]
+    tasks = list(dict.fromkeys(task for _, scores in scored for task in scores))
+    baselines = {stage.baseline for stage in data.stages}
     if not scored:
         return None
-    lines: list[tuple[str, str, bool, _Score | None]] = []
+    lines: list[tuple[str, str, bool, Score | None]] = []
     for task in tasks:
         lines.append((task.upper(), "", False, None))
-        lines += [("", t.variant, t.baseline, t.smallbench[task]) for t in scored if task in t.smallbench]
+        lines += [("", name, name in baselines, scores[task]) for name, scores in scored if task in scores]
 
     def paint(canvas: Canvas) -> None:
         axes = plane(canvas, left=124, right=52, top=4, bottom=46, below="accuracy, %")
@@ -263,40 +268,42 @@ def smallbench_figure(data: PlotData) -> Figure | None:
 
     svg = draw(len(lines) * TASK_ROW + 60, paint, describe="SmallBench accuracy by task and variant")
     caption = "Lines are ± 1 standard error over the examples; the grey stroke is the share of the commonest label."
-    if len(trials) > len(scored):
-        caption += f" {len(scored)} of {len(trials)} evaluated variants."
+    if len(data.smallbench) > len(scored):
+        caption += f" {len(scored)} of {len(data.smallbench)} evaluated variants."
     return Figure("smallbench", "SmallBench by task", caption, svg)
 
 
-# Quality against the values of one axis, the other axes at the baseline's.
+# Quality along one axis, the others at the baseline's values.
 
 MAX_TICKS = 6
 MAX_DOTS = 400
 
 
-def along(data: PlotData, stage: str, key: str) -> list[tuple[str, Arm]]:
-    """(value, arm) of the arms that differ from the baseline in this axis alone, by value. Where the rows name no
-    baseline, the commonest value of every axis stands for its."""
-    arms = [arm for arm in data.arms(stage) if key in arm.trials[0].axes]
-    base = next((arm.trials[0].axes for arm in arms if arm.baseline), None)
+def along(data: PlotData, stage: PlotStage, axis: str) -> list[tuple[str, Arm]]:
+    """(value, arm) of the arms that differ from the baseline in this axis alone, by value. Where no trial is the
+    baseline's, the most common value of every axis stands for its."""
+    found = [(arm, data.axis_values(stage.of(arm)[0])) for arm in stage.arms(stage.quality)]
+    found = [(arm, values) for arm, values in found if axis in values]
+    base = next((values for arm, values in found if arm.is_baseline), None)
     if base is None:
-        values = {axis: [arm.trials[0].axes[axis] for arm in arms if axis in arm.trials[0].axes] for axis in data.axes}
-        base = {axis: statistics.mode(given) for axis, given in values.items() if given}
-    arms = [arm for arm in arms if all(v == base.get(k) for k, v in arm.trials[0].axes.items() if k != key)]
-    pairs = [(arm.trials[0].axes[key], arm) for arm in arms]
+        given = {each.name: [values[each.name] for _, values in found if each.name in values] for each in data.axes}
+        base = {name: statistics.mode(values) for name, values in given.items() if values}
+    pairs = [
+        (values[axis], arm) for arm, values in found if all(v == base.get(k) for k, v in values.items() if k != axis)
+    ]
     if all(_numeric(value) for value, _ in pairs):
         return sorted(pairs, key=lambda pair: float(pair[0]))
     return pairs
 
 
-def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
+def axis_figure(data: PlotData, stage: PlotStage, axis: PlotAxis) -> Figure | None:
     """The plot, None where fewer than two values have a result."""
-    pairs = along(data, stage, key)
-    metric = data.quality(stage)
-    known = [(value, arm, mean) for value, arm in pairs if (mean := arm.mean(metric)) is not None]
+    pairs = along(data, stage, axis.name)
+    metric = stage.quality
+    known = [(value, arm, arm.mean) for value, arm in pairs if arm.n]
     if len({value for value, _, _ in known}) < 2:
         return None
-    title = data.axes[key]
+    title = axis.title
     numeric = all(_numeric(value) for value, _ in pairs)
     order = list(dict.fromkeys(value for value, _ in pairs))
     at = {value: float(value) if numeric else float(order.index(value)) for value in order}
@@ -308,35 +315,37 @@ def axis_figure(data: PlotData, stage: str, key: str) -> Figure | None:
         if numeric and min(at.values()) > 0 and max(at.values()) / min(at.values()) > 20:
             axes.set_xscale("log")
         axes.plot([at[v] for v, _, _ in known], [mean for _, _, mean in known], color=BLUE, linewidth=1.5)
-        dots = [(at[v], value) for v, arm, _ in known for value in arm.values(metric)]
+        dots = [(at[v], value) for v, arm, _ in known for value in arm.values.values()]
         if len(dots) > MAX_DOTS:
             dots = [(at[v], mean) for v, _, mean in known]
         axes.plot(*zip(*dots, strict=True), "o", color=BLUE, markersize=6, alpha=0.55, markeredgewidth=0)
         for value, arm, mean in known:
-            fill = PAPER if arm.baseline else BLUE
+            fill = PAPER if arm.is_baseline else BLUE
             axes.plot(at[value], mean, "o", markersize=8, color=fill, markeredgecolor=BLUE, markeredgewidth=2)
         axes.margins(x=0.08, y=0.22)
         floor, top = axes.get_ylim()
-        lost = [(value, arm) for value, arm in pairs if arm.mean(metric) is None]
+        lost = [(value, arm) for value, arm in pairs if not arm.n]
         for value, _ in lost:
             axes.plot(at[value], top, "x", color=RED, markersize=8, markeredgewidth=2, clip_on=False)
         axes.set_ylim(floor, top)
         _ticks(axes, at, numeric=numeric)
         wanted = [Label(at[best[0]], best[2], f"{text(best[2])} best", weight="bold")]
-        wanted += [Label(at[v], m, f"{text(m)} baseline") for v, arm, m in known if arm.baseline and arm is not best[1]]
-        wanted += [Label(at[v], m, text(m), MUTED) for v, arm, m in known if arm is not best[1] and not arm.baseline]
-        wanted += [Label(at[v], top, arm.trials[0].status, RED) for v, arm in lost]
+        wanted += [
+            Label(at[v], m, f"{text(m)} baseline") for v, arm, m in known if arm.is_baseline and arm is not best[1]
+        ]
+        wanted += [Label(at[v], m, text(m), MUTED) for v, arm, m in known if arm is not best[1] and not arm.is_baseline]
+        wanted += [Label(at[v], top, stage.of(arm)[0].status, RED) for v, arm in lost]
         joined = [(at[v], mean) for v, _, mean in known]
         place(axes, wanted, [*dots, *((at[v], top) for v, _ in lost)], joined)
 
     caption = f"{len(known)} of {len(pairs)} values have a result; the other axes are at the baseline's value (ring)."
-    if any(len(arm.values(metric)) > 1 for _, arm, _ in known):
+    if any(arm.n > 1 for _, arm, _ in known):
         caption += " Pale dots are seeds, full ones their mean."
     name = METRICS[metric].removeprefix("validation ")
     against = title if title[1:2].isupper() else f"{title[:1].lower()}{title[1:]}"
     described = f"{name[0].upper()}{name[1:]} against {against}"
-    svg = draw(250, paint, describe=f"{described}, stage {stage}")
-    return Figure(f"axis-{key}-{stage}", described, caption, svg, stage)
+    svg = draw(250, paint, describe=f"{described}, stage {stage.name}")
+    return Figure(f"axis-{axis.key}-{stage.name}", described, caption, svg, stage.name)
 
 
 def _ticks(axes: Axes, at: Mapping[str, float], *, numeric: bool) -> None:
@@ -373,12 +382,11 @@ def _numeric(value: str) -> bool:
 def all_figures(data: PlotData) -> list[Figure]:
     """Every plot that has something to show."""
     found: list[Figure | None] = [funnel_figure(data)]
-    for index, stage in enumerate(data.stages):
-        if index == 0:
-            # later stages keep too few values of an axis for a line
-            found += [axis_figure(data, stage, key) for key in data.axes]
-        found += [forest_figure(data, stage), seeds_figure(data, stage)]
-        found += [curves_figure(data, stage), gaps_figure(data, stage), pareto_figure(data, stage)]
-    found += [ranks_figure(data, earlier, later) for earlier, later in pairwise(data.stages)]
+    # later stages keep too few values of an axis for a line
+    found += [axis_figure(data, stage, axis) for stage in data.stages[:1] for axis in data.axes]
+    for stage in data.stages:
+        found += [forest_figure(stage), seeds_figure(stage)]
+        found += [curves_figure(stage), gaps_figure(stage), pareto_figure(stage)]
+    found += [ranks_figure(earlier, later) for earlier, later in pairwise(data.stages)]
     found += [smallbench_figure(data), money_figure(data)]
     return [figure for figure in found if figure is not None]

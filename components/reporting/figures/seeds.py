@@ -3,71 +3,65 @@
 from __future__ import annotations
 
 import math
-import statistics
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 
 from podium.components.reporting import table
-from podium.components.reporting.figures.data import METRICS, Arm, Difference, PlotData
-from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, Figure, draw, plane, short
-from podium.components.verdicts.stats import PooledVariance, interval
+from podium.components.reporting.figures.data import METRICS, Difference, PlotStage
+from podium.components.reporting.figures.style import BLUE, FAINT, GREEN, GRID, INK, MUTED, draw, plane, short
+from podium.components.reporting.table import Figure
+from podium.components.study.verdict import Arm
+from podium.components.verdicts.stats import interval, pooled_over
 
 MAX_ARMS = 16
 ROW = 46.0
 
 
-def differences(data: PlotData, stage: str) -> list[Difference]:
+def differences(stage: PlotStage) -> list[Difference]:
     """Each arm's mean minus the baseline's with the two-sided 1 - 2·alpha interval by pooled variance: the verdict's
-    where the data carry it, else computed from the rows."""
-    if stage in data.differences:
-        return list(data.differences[stage])
-    metric, alpha = data.metric(stage), data.alphas.get(stage, 0.05)
-    arms = [arm for arm in data.arms(stage) if arm.values(metric)]
-    base = next((arm for arm in arms if arm.baseline), None)
-    pool = PooledVariance.of(arm.values(metric) for arm in arms)
-    if base is None or pool.sd is None:
+    where the stage has them, else computed from its trials."""
+    if stage.differences:
+        return list(stage.differences)
+    arms = stage.ranked()
+    base = next((arm for arm in arms if arm.is_baseline), None)
+    noise = pooled_over(arms)
+    if base is None or noise.sd is None:
         return []
-    reference = base.values(metric)
     found = []
-    for arm in arms:
-        if arm is base:
-            continue
-        values = arm.values(metric)
-        value = statistics.fmean(values) - statistics.fmean(reference)
-        error = pool.sd * math.sqrt(1 / len(values) + 1 / len(reference))
-        found.append(Difference(arm.variant, value, *interval(value, error, pool.degrees_of_freedom, alpha)))
+    for arm in stage.arms(stage.metric):
+        if arm.n and not arm.is_baseline:
+            value, error = arm.mean - base.mean, noise.sd * math.sqrt(1 / arm.n + 1 / base.n)
+            found.append(Difference(arm.name, value, *interval(value, error, noise.degrees_of_freedom, stage.alpha)))
     return found
 
 
-def seeds_figure(data: PlotData, stage: str) -> Figure | None:
-    """Seed dots with mean and interval an arm, best first; None where no arm has two seeds."""
-    metric, alpha = data.metric(stage), data.alphas.get(stage, 0.05)
-    ranked = data.ranked(stage)
-    if not any(len(arm.values(metric)) > 1 for arm in ranked):
+def seeds_figure(stage: PlotStage) -> Figure | None:
+    """Seed dots with mean and interval per arm, best first; None where no arm has two seeds."""
+    metric, alpha = stage.metric, stage.alpha
+    ranked = stage.ranked()
+    noise = pooled_over(ranked)
+    sd = noise.sd
+    if sd is None:
         return None
     shown = _first(ranked)
-    pool = PooledVariance.of(arm.values(metric) for arm in ranked)
-    sd = pool.sd
-    assert sd is not None
-    base = next((arm.mean(metric) for arm in ranked if arm.baseline), None)
+    base = next((arm.mean for arm in ranked if arm.is_baseline), None)
 
     def paint(canvas: Canvas) -> None:
         axes = _rows(canvas, len(shown), METRICS[metric])
         if base is not None:
             _reference(axes, base, len(shown), MUTED, dashed=True)
-        spread = [value for arm in shown for value in arm.values(metric)]
+        spread: list[float] = []
         for place, arm in enumerate(shown):
-            values, mean = arm.values(metric), arm.mean(metric)
-            assert mean is not None
-            color = INK if arm.baseline else GREEN if place == 0 else BLUE
-            ends = list(interval(mean, sd / math.sqrt(len(values)), pool.degrees_of_freedom, alpha))
-            spread += ends
+            values, mean = list(arm.values.values()), arm.mean
+            color = INK if arm.is_baseline else GREEN if place == 0 else BLUE
+            ends = interval(mean, sd / math.sqrt(arm.n), noise.degrees_of_freedom, alpha)
+            spread += [*values, *ends]
             axes.plot(ends, [place, place], color=color, linewidth=2, alpha=0.6)
-            axes.plot(values, [place] * len(values), "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
+            axes.plot(values, [place] * arm.n, "o", color=color, markersize=7, alpha=0.5, markeredgewidth=0)
             axes.plot(mean, place, "|", color=color, markersize=15, markeredgewidth=2.4)
-            role = " · baseline" if arm.baseline else ""
-            _name(axes, place, arm.variant, f"{table.of_metric(metric, mean)}{role}", color)
+            role = " · baseline" if arm.is_baseline else ""
+            _name(axes, place, arm.name, f"{table.of_metric(metric, mean)}{role}", color)
         _limits(axes, spread)
 
     caption = (
@@ -76,20 +70,19 @@ def seeds_figure(data: PlotData, stage: str) -> Figure | None:
     )
     if len(shown) < len(ranked):
         caption += f" The best {len(shown) - 1} of {len(ranked)} variants and the baseline."
-    svg = draw(_height(len(shown)), paint, describe=f"Values of every seed in stage {stage}")
-    return Figure(f"seeds-{stage}", f"Every seed, {stage}", caption, svg, stage)
+    svg = draw(_height(len(shown)), paint, describe=f"Values of every seed in stage {stage.name}")
+    return Figure(f"seeds-{stage.name}", f"Every seed, {stage.name}", caption, svg, stage.name)
 
 
-def forest_figure(data: PlotData, stage: str) -> Figure | None:
+def forest_figure(stage: PlotStage) -> Figure | None:
     """Differences to the baseline with intervals, best first; None where none can be given."""
-    found = sorted(differences(data, stage), key=lambda difference: difference.value)[:MAX_ARMS]
+    found = sorted(differences(stage), key=lambda difference: difference.value)[:MAX_ARMS]
     if not found:
         return None
-    alpha = data.alphas.get(stage, 0.05)
-    decimals = table.decimals_of(data.metric(stage))
+    decimals = table.decimals_of(stage.metric)
 
     def paint(canvas: Canvas) -> None:
-        axes = _rows(canvas, len(found), f"difference to the baseline, {METRICS[data.metric(stage)].split(', ')[-1]}")
+        axes = _rows(canvas, len(found), f"difference to the baseline, {METRICS[stage.metric].split(', ')[-1]}")
         _reference(axes, 0.0, len(found), INK, dashed=False)
         for place, item in enumerate(found):
             color = GREEN if item.high < 0 else BLUE
@@ -100,18 +93,19 @@ def forest_figure(data: PlotData, stage: str) -> Figure | None:
         _limits(axes, [0.0, *(bound for item in found for bound in (item.low, item.high))])
 
     caption = (
-        f"Left of the line is better than the baseline. Lines are {100 * (1 - 2 * alpha):.0f}\u00a0% intervals by "
-        "pooled variance; green ones lie wholly on the better side."
+        f"Left of the line is better than the baseline. Lines are {100 * (1 - 2 * stage.alpha):.0f}\u00a0% intervals "
+        "by pooled variance; green ones lie wholly on the better side."
     )
-    svg = draw(_height(len(found)), paint, describe=f"Differences to the baseline in stage {stage}")
-    return Figure(f"differences-{stage}", f"Differences to the baseline, {stage}", caption, svg, stage)
+    svg = draw(_height(len(found)), paint, describe=f"Differences to the baseline in stage {stage.name}")
+    name = f"differences-{stage.name}"
+    return Figure(name, f"Differences to the baseline, {stage.name}", caption, svg, stage.name)
 
 
 def _first(ranked: list[Arm]) -> list[Arm]:
     if len(ranked) <= MAX_ARMS:
         return ranked
     head = ranked[: MAX_ARMS - 1]
-    base = [arm for arm in ranked if arm.baseline and arm not in head]
+    base = [arm for arm in ranked if arm.is_baseline and arm not in head]
     return head + (base or ranked[MAX_ARMS - 1 : MAX_ARMS])
 
 

@@ -67,20 +67,6 @@ RC: dict[Any, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Figure:
-    """A finished plot."""
-
-    name: str
-    """File name without its ending."""
-    title: str
-    caption: str
-    """What to see, and what was left out."""
-    svg: str
-    stage: str = ""
-    """The stage it belongs to; empty for the whole run."""
-
-
 def draw(height: float, paint: Callable[[Canvas], None], *, describe: str) -> str:
     """Paint on a canvas of 350 × `height` units and return the SVG text, the same bytes for the same data."""
     with mpl.rc_context(RC):
@@ -179,7 +165,7 @@ def _attribute(text: str) -> str:
     return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
 
 
-# Direct labels on points: as many as fit without touching a point, a border or each other, the important first.
+# Labels on points: as many as fit without touching a point, a border or each other.
 
 CHARACTER = 7.7
 """Units of a character of DejaVu Sans at 13 units, on the wide side."""

@@ -5,17 +5,36 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from podium.components.reporting import table
-from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import Row, axis_keys, elapsed_seconds, to_csv, training_flops
-from podium.components.reporting.tables import arms_of
+from podium.components.reporting.studies import StudyReport, evaluation_files
 from podium.components.study.design import Experiment
 from podium.components.study.policy import policy_of
+from podium.components.study.run import Run
+from podium.components.study.trials import RANKED
 
 PREFIX = "phase1_"
+
+
+class ParamAllocation(StudyReport):
+    """The files of the first phase; the export has them under the names of the hand-run study."""
+
+    of_any_study = False
+    reads_logs = True
+
+    def files(self) -> dict[str, str]:
+        """See `phase1_files`."""
+        return phase1_files(self.data)
+
+    def exported(self, run: Run, report: Callable[[], Mapping[str, str]]) -> dict[str, bytes]:
+        """The report with results.csv as analysis.csv and its figures in plots/, and the finalists' evaluations."""
+        names = {"results.csv": "analysis.csv"}
+        files = {names.get(name, name.replace("figures/", "plots/")): text for name, text in report().items()}
+        return {name: text.encode() for name, text in files.items()} | evaluation_files(run)
 
 
 def phase1_files(data: ReportData) -> dict[str, str]:
@@ -106,8 +125,8 @@ def _end(experiment: Experiment, stage: StageData) -> dict[str, Any]:
 
 def _trial(stage: StageData, variant: str) -> TrialData | None:
     """The variant's trial: its first finished seed, else its first."""
-    trials = arms_of(stage).get(variant, [])
-    return next((trial for trial in trials if trial.status in FINISHED), trials[0] if trials else None)
+    trials = stage.trials_of(variant)
+    return next((trial for trial in trials if trial.status in RANKED), trials[0] if trials else None)
 
 
 def _moment(data: ReportData, stage: str) -> str:

@@ -14,21 +14,41 @@ import datetime
 import json
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from scipy.special import stdtrit
 
-from podium.components.reporting.figures.data import FINISHED
 from podium.components.reporting.model import ReportData, StageData, TrialData
-from podium.components.reporting.tables import arms_of
+from podium.components.reporting.studies import StudyReport
 from podium.components.study import layout
 from podium.components.study.registration import SourceState, read_source
 from podium.components.study.run import Run
+from podium.components.study.trials import RANKED
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import TrialResult, read_lines
 
 CONFIDENCE = 0.95
+
+
+class Speedrun(StudyReport):
+    """The folders of the hand-run speedruns, and a line for each of them on the console."""
+
+    def exported(self, run: Run, report: Callable[[], Mapping[str, str]]) -> dict[str, bytes]:
+        """The folders; nothing of the report."""
+        return {name: text.encode() for name, text in speedrun_files(run, self.data).items()}
+
+    @staticmethod
+    def printed(run: Run) -> list[str]:
+        """A line for every variant of every stage that has a run to count, as `spoken`."""
+        arms: dict[str, list[dict[str, Any]]] = {}
+        for stage in run.stages:
+            for trial in run.trials(stage):
+                result = run.result(trial.key)
+                if result is not None:
+                    lines = arms.setdefault(f"{stage} {trial.variant.name}", [])
+                    lines.append(_result(len(lines), trial.key.seed, result))
+        return [spoken(name, statistics_of(lines)) for name, lines in arms.items()]
 
 
 def speedrun_files(run: Run, data: ReportData) -> dict[str, str]:
@@ -37,8 +57,8 @@ def speedrun_files(run: Run, data: ReportData) -> dict[str, str]:
     diff = _text(run, layout.SOURCE_DIFF)
     files: dict[str, str] = {}
     for stage in data.stages:
-        for variant, trials in arms_of(stage).items():
-            ended = [trial for trial in trials if trial.result is not None]
+        for variant in dict.fromkeys(trial.variant.name for trial in stage.trials):
+            ended = [trial for trial in stage.trials_of(variant) if trial.result is not None]
             if not ended:
                 continue
             name = f"{data.study.name}-{stage.name}-{variant}"
@@ -48,18 +68,6 @@ def speedrun_files(run: Run, data: ReportData) -> dict[str, str]:
                 made["git_diff.patch"] = diff
             files |= {f"{folder}/{key}": content for key, content in made.items()}
     return files
-
-
-def printed(run: Run) -> list[str]:
-    """A line for every variant of every stage that has a run to count, as `spoken`."""
-    arms: dict[str, list[dict[str, Any]]] = {}
-    for stage in run.stages:
-        for trial in run.trials(stage):
-            result = run.result(trial.key)
-            if result is not None:
-                lines = arms.setdefault(f"{stage} {trial.variant.name}", [])
-                lines.append(_result(len(lines), trial.key.seed, result))
-    return [spoken(name, statistics_of(lines)) for name, lines in arms.items()]
 
 
 def statistics_of(results: Iterable[dict[str, Any]]) -> dict[str, Any]:
@@ -129,7 +137,7 @@ def _experiment(
 
 
 def _result(index: int, seed: int, result: TrialResult) -> dict[str, Any]:
-    good = result.status.value in FINISHED and result.final_val_loss is not None
+    good = result.status.value in RANKED and result.final_val_loss is not None
     return {
         "run_id": index,
         "seed": seed,

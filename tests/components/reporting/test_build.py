@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from podium.components.policies.decide import decide
-from podium.components.reporting.build import axis_tables, build_report
-from podium.components.reporting.export import aggregate, export
+from podium.components.reporting.build import aggregate, axis_tables, build_report, export
 from podium.components.reporting.results_csv import read_csv
 from podium.components.study.run import Run
 from podium.components.study.verdict import Verdict

@@ -13,11 +13,10 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from podium.components.reporting.build import Report, render
-from podium.components.reporting.figures.data import from_rows
 from podium.components.reporting.figures.gallery import ParetoPoint, along, frontier, spearman
 from podium.components.reporting.figures.seeds import differences
 from podium.components.reporting.figures.style import short, spread
-from podium.components.reporting.from_csv import main, plots_from_csv
+from podium.components.reporting.from_csv import from_rows, main, plots_from_csv
 from podium.components.reporting.model import ReportData
 from podium.components.reporting.results_csv import read_csv
 from podium.components.verdicts.stats import PooledVariance
@@ -83,8 +82,9 @@ def test_plots_come_from_any_results_table(rendered: Callable[..., Report], tmp_
 def test_an_axis_has_its_own_values_alone_where_a_table_names_no_baseline(rendered: Callable[..., Report]) -> None:
     columns, rows = read_csv(rendered().files["phase1_summary.csv"])
     data = from_rows(rows, columns)
-    assert [value for value, _ in along(data, "results", "embedding_ratio")] == ["0.25", "0.35", "0.45"]
-    assert [value for value, _ in along(data, "results", "glu_expansion")] == ["2", "2.66", "3", "4"]
+    (results,) = data.stages
+    assert [value for value, _ in along(data, results, "embedding_ratio")] == ["0.25", "0.35", "0.45"]
+    assert [value for value, _ in along(data, results, "glu_expansion")] == ["2", "2.66", "3", "4"]
 
 
 def test_runs_in_one_table_are_drawn_apart(rendered: Callable[..., Report], tmp_path: Path) -> None:
@@ -95,12 +95,25 @@ def test_runs_in_one_table_are_drawn_apart(rendered: Callable[..., Report], tmp_
     assert {"curves-finals 0badcafe", "curves-finals 12345678"} <= names
 
 
-@pytest.mark.parametrize(("text", "words"), [(None, "no such file"), ("a,b\n1,2\n", "must have a column")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "no such file"),
+        ("a,b\n1,2\n", "must have a column"),
+        ("val_loss,status\n1,completed\n2,great\n", "row 2: status must be one of pending, completed, .*, got 'great'"),
+    ],
+)
 def test_a_file_that_is_no_results_table_is_refused(tmp_path: Path, text: str | None, words: str) -> None:
     if text is not None:
         (tmp_path / "x.csv").write_text(text)
     with pytest.raises(UserError, match=words):
         plots_from_csv(tmp_path / "x.csv", tmp_path / "plots")
+
+
+def test_a_table_without_seeds_has_a_trial_per_row(tmp_path: Path) -> None:
+    rows = [{"variant": name, "val_loss": value} for name, value in (("a", "2.0"), ("a", "2.2"), ("b", "1.9"))]
+    (stage,) = from_rows(rows, ["variant", "val_loss"]).stages
+    assert {arm.name: list(arm.values.values()) for arm in stage.ranked()} == {"b": [1.9], "a": [2.0, 2.2]}
 
 
 def test_the_command_line_prints_what_it_drew_and_refuses_with_2(
@@ -115,11 +128,11 @@ def test_the_command_line_prints_what_it_drew_and_refuses_with_2(
 
 def test_intervals_are_those_of_a_pooled_t(rendered: Callable[..., Report]) -> None:
     columns, rows = read_csv(rendered().files["results.csv"])
-    data = from_rows(rows, columns)
-    arms = {arm.variant: arm.values("final_val_loss") for arm in data.arms("finals")}
+    finals = next(stage for stage in from_rows(rows, columns).stages if stage.name == "finals")
+    arms = {arm.name: list(arm.values.values()) for arm in finals.arms("final_val_loss")}
     within = [value - statistics.fmean(values) for values in arms.values() for value in values]
     sd = (sum(value**2 for value in within) / 8) ** 0.5
-    for found in differences(data, "finals"):
+    for found in differences(finals):
         low, high = stats.t(8, found.value, sd * (2 / 3) ** 0.5).interval(0.9)
         assert (found.low, found.high) == pytest.approx((low, high))
 

@@ -10,7 +10,7 @@ import pytest
 from podium.components.reporting.build import render
 from podium.components.reporting.model import ReportData, StageData, TrialData
 from podium.components.reporting.results_csv import read_csv
-from podium.components.reporting.studies.emergence import figures_of, mixture_runs
+from podium.components.reporting.studies.moe_emergence import figures_of, mixture_runs
 from podium.components.study.design import variants
 from podium.components.study.layout import TrialKey
 from podium.components.study.load import load_study

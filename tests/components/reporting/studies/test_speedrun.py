@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from scipy import stats
 
-from podium.components.reporting.export import export
+from podium.components.reporting.build import export
 from podium.components.reporting.studies.speedrun import spoken, statistics_of
 from podium.components.study import layout
 from podium.components.study.run import Run

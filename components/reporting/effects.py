@@ -19,10 +19,8 @@ from podium.components.verdicts.stats import PooledVariance, interval
 from podium.trainer.trial.result import Curve, TrialResult
 from podium.trainer.trial.units import format_count
 
-# The trials of a study of times as its analysis sees them: configuration, time, steps, and loss at equal tokens.
-#
-# A miss has the time that it trained: it would have taken longer. A run that died (diverged, out of memory) would never
-# have arrived, so its time is the longest of its stage.
+# Trials with a time. A trial that missed its target counts with the time it trained, a lower bound. One that diverged
+# or ran out of memory would never have reached it, so it counts with the longest time of its stage.
 
 
 @dataclass(frozen=True)
@@ -128,14 +126,12 @@ def by_cell(runs: Sequence[TimedRun]) -> dict[tuple[str, tuple[Any, ...]], list[
     return cells
 
 
-# What changing an axis does to time, steps and loss: matched comparisons, with the noise that replicates show.
-#
-# Two levels are compared within pairs: configurations of one stage that differ in nothing else. Times and steps are
-# compared as ratios (differences of logarithms), losses as differences; a pair's cells are means over their
-# replicates. The noise is the SD over replicates, pooled over all cells; a pair's error follows from it and from how
-# many replicates its cells have, and the interval is Student's with the noise's degrees of freedom. Limits: the
-# effect is taken to be the same in every pair; a miss counts with the time it trained, so where one takes part the
-# effect is a bound; it says nothing of the noise.
+# Matched comparisons. Two levels are compared within pairs: configurations of one stage that differ in nothing else.
+# Times and steps are compared as ratios (differences of logarithms), losses as differences; a pair's cells are means
+# over their replicates. The noise is the SD over replicates, pooled over all cells; a pair's error follows from it and
+# from how many replicates its cells have, and the interval is Student's with the noise's degrees of freedom. Limits:
+# the effect is taken to be the same in every pair; a miss counts with the time it trained, so where one takes part the
+# effect is a bound, and the interval does not cover that.
 
 LEVEL = 0.95
 

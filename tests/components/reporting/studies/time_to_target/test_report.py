@@ -14,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from podium.components.reporting.build import render
-from podium.components.reporting.export import export
-from podium.components.reporting.model import collect
-from podium.components.reporting.studies.effects import (
+from podium.components.reporting.build import export, render
+from podium.components.reporting.effects import (
     MEASURES,
     TimedRun,
     contrast,
@@ -26,7 +24,8 @@ from podium.components.reporting.studies.effects import (
     noise_of,
     timed_runs,
 )
-from podium.components.reporting.studies.to_target import answers, arrivals
+from podium.components.reporting.model import collect
+from podium.components.reporting.studies.time_to_target import answers, arrivals
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
 from podium.components.study.trials import dataset_config

@@ -4,21 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure as Canvas
 
 from podium.components.reporting import table
-from podium.components.reporting.document import Block, Bullets, Gallery, Headline, Section
-from podium.components.reporting.figures.style import BLUE, FAINT, RED, SERIES, Figure, draw, plane
+from podium.components.reporting.figures.style import BLUE, FAINT, RED, SERIES, draw, plane
 from podium.components.reporting.model import ReportData, TrialData
-from podium.components.reporting.results_csv import Row
-from podium.components.reporting.table import Column, Line, Table, number, text
+from podium.components.reporting.studies import StudyReport
+from podium.components.reporting.table import (
+    Block,
+    Bullets,
+    Column,
+    Figure,
+    Gallery,
+    Headline,
+    Line,
+    Section,
+    Table,
+    number,
+    text,
+)
 from podium.trainer.builtin.data.corpus import CorpusConfig
 from podium.trainer.trial.result import Status
 from podium.trainer.trial.routing_metrics import Routing
-
-# The runs of an emergence study as the report compares them.
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ def mixture_runs(data: ReportData) -> list[MixtureRun]:
     return found
 
 
-# The study's question answered from its runs, in sentences that state their numbers and what they leave open.
+# The study's question, answered in sentences.
 
 SPECIALISED = 0.1
 """Of 1: from here on an expert says more of a token's domain than a glance at a heat map could miss."""
@@ -161,7 +171,7 @@ def _losses(runs: list[MixtureRun]) -> str:
     return f"Last validation losses, after different numbers of steps: {', '.join(parts)}." if len(parts) > 1 else ""
 
 
-# Routing over time: a heat map of specialisation for every layer, and all runs side by side.
+# Figures of routing over time.
 
 COLUMNS = 40
 """Times shown at most; of more records the ones nearest to evenly spaced steps."""
@@ -271,28 +281,40 @@ def _runs_of(shares: Sequence[float], level: int, low: int) -> list[list[tuple[f
     return [[(float(x), float(y)) for x, y in corners] for corners in found]
 
 
-LAYOUT = "moe-emergence"
+class MoeEmergence(StudyReport):
+    """Answers, the runs side by side, heat maps, and the routing of each run in results.csv."""
 
+    has_export = False
 
-class EmergenceReport:
-    """What is added, from the run's data alone."""
+    @cached_property
+    def runs(self) -> list[MixtureRun]:
+        """The runs with a result, in the stages' order."""
+        return mixture_runs(self.data)
 
-    def __init__(self, data: ReportData) -> None:
-        self._data = data
-        self._runs = mixture_runs(data)
-        self.figures: list[Figure] = emergence_figures(self._runs)
+    @cached_property
+    def own_figures(self) -> list[Figure]:
+        """All runs over time, then each run's heat maps."""
+        return emergence_figures(self.runs)
 
     def headline(self, head: Headline) -> Headline:
-        """The report's headline, with the answer as its sentence once all runs have ended."""
-        answer = headline_of(self._data, self._runs)
+        """The common headline, with the answer as its sentence once all runs have ended."""
+        answer = headline_of(self.data, self.runs)
         return replace(head, sentence=answer) if answer and head.badge == "compared" else head
+
+    def figures(self, common: Sequence[Figure]) -> list[Figure]:
+        """Own ones first."""
+        return [*self.own_figures, *common]
+
+    def cells(self) -> dict[str, dict[str, str]]:
+        """Loss by domain and routing of each run."""
+        return {run.trial.key.name: run_cells(run) for run in self.runs}
 
     def sections(self) -> list[Section]:
         """The answers, the runs side by side and the heat maps; none while no run has ended."""
-        if not self._runs:
+        if not self.runs:
             return []
-        side_by_side, maps = self.figures[:2], self.figures[2:]
-        blocks: list[Block] = [Bullets(answers(self._data, self._runs)), runs_table(self._runs)]
+        side_by_side, maps = self.own_figures[:2], self.own_figures[2:]
+        blocks: list[Block] = [Bullets(answers(self.data, self.runs)), runs_table(self.runs)]
         blocks += [Gallery(tuple(side_by_side))] if side_by_side else []
         lead = (
             "The runs side by side; nothing is ranked. Specialisation is the mutual information of expert and domain "
@@ -343,24 +365,17 @@ def runs_table(runs: list[MixtureRun]) -> Table:
     return Table("emergence-runs", "", columns, tuple(lines), note)
 
 
-def run_cells(run: MixtureRun) -> Row:
+def run_cells(run: MixtureRun) -> dict[str, str]:
     """What results.csv has of a run beside every trial's columns."""
     cells = {f"val_loss_{name}": table.loss(loss) for name, loss in run.losses.items()}
     last = run.last()
     return cells | (_routing_cells(last) if last is not None else {})
 
 
-def _routing_cells(last: RoutingFigures) -> Row:
+def _routing_cells(last: RoutingFigures) -> dict[str, str]:
     return {
         "router_specialisation": "" if last.specialisation is None else f"{last.specialisation:.3f}",
         "router_load_entropy": f"{last.load_entropy:.3f}",
         "router_largest_share": f"{last.largest_share:.3f}",
         "router_dropped": str(last.dropped),
     }
-
-
-def add_cells(data: ReportData, rows: list[Row]) -> None:
-    """Add each run's cells to its row."""
-    by_trial = {row["trial"]: row for row in rows}
-    for run in mixture_runs(data):
-        by_trial[run.trial.key.name].update(run_cells(run))

@@ -6,15 +6,13 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from matplotlib import colormaps
 from matplotlib.figure import Figure as Canvas
 
-from podium.components.reporting.document import Bullets, Code, Gallery, Section
-from podium.components.reporting.figures.style import FAINT, FONT, INK, MUTED, SERIES, Figure, draw, plane, short
-from podium.components.reporting.model import ReportData
-from podium.components.reporting.studies.effects import (
+from podium.components.reporting.effects import (
     Contrast,
     Estimate,
     TimedRun,
@@ -27,6 +25,10 @@ from podium.components.reporting.studies.effects import (
     target_of,
     timed_runs,
 )
+from podium.components.reporting.figures.style import FAINT, FONT, INK, MUTED, SERIES, draw, plane, short
+from podium.components.reporting.model import ReportData, TrialData
+from podium.components.reporting.studies import StudyReport
+from podium.components.reporting.table import Bullets, Code, Figure, Gallery, Section
 from podium.components.study.fields import with_overrides
 from podium.components.study.layout import data_key
 from podium.components.study.schema import Study
@@ -37,12 +39,10 @@ from podium.trainer.trial.storage import join_uri
 from podium.trainer.trial.units import format_count
 from podium.trainer.trial.yaml_text import dump_yaml
 
-# The study's four questions, answered from its data with what they leave open.
-#
-# Does Polar Express's quality pay for its speed? Do variance reduction and cautious decay together win by the clock, or
-# only by steps? Which learning rate is fastest? How lazy can the projection be? A question of which the study varies
-# nothing is left out. The figures are those of `contrasts.py`; a difference counts as shown where its 95 % interval
-# leaves out none.
+# The study's four questions: does Polar Express's quality pay for its speed? Do variance reduction and cautious decay
+# together win by the clock, or only by steps? Which learning rate is fastest? How lazy can the projection be? A
+# question whose parameters the study does not vary is left out. A difference counts as shown where its 95 % interval
+# excludes no difference.
 
 ORTHOGONALIZATION = "optimizer.orthogonalization"
 VARIANCE, CAUTIOUS = "optimizer.variance_reduction", "optimizer.cautious_weight_decay"
@@ -184,7 +184,7 @@ def _pairs(count: int) -> str:
     return f"{count} matched pair{'s' if count != 1 else ''}"
 
 
-# The winner's configuration for the training at full scale, as a file that the trainer runs as it is.
+# The winner's configuration for the training at full scale.
 
 FILE = "production.yaml"
 
@@ -217,7 +217,7 @@ def production_yaml(data: ReportData) -> str | None:
     return "".join(f"# {line}\n" for line in head) + dump_yaml(spec)
 
 
-# Plots of a study of times: how many trials have arrived by when, and which values the fastest ones have.
+# Figures: when trials arrive, and which values the fastest have.
 
 MOST_LINES = 200
 
@@ -321,38 +321,45 @@ def parallel_figure(data: ReportData, runs: Sequence[TimedRun]) -> Figure | None
     return Figure("parallel-coordinates", "Which values the fastest have", caption, svg)
 
 
-LAYOUT = "time-to-target"
 TRIALS, ANSWERS = "trials.jsonl", "answers.md"
 
 
-class TargetReport:
-    """What is added, from the run's data alone."""
+class TimeToTarget(StudyReport):
+    """Answers to the study's questions, their figures, all trials as JSON lines and the production config."""
 
-    def __init__(self, data: ReportData) -> None:
-        self._data = data
-        self._runs: list[TimedRun] = timed_runs(data)
-        self.figures: list[Figure] = target_figures(data, self._runs)
+    of_any_study = False
+
+    @cached_property
+    def runs(self) -> list[TimedRun]:
+        """The trials with a time."""
+        return timed_runs(self.data)
+
+    @cached_property
+    def own_figures(self) -> list[Figure]:
+        """Times to the target and the parallel coordinates."""
+        return target_figures(self.data, self.runs)
+
+    def figures(self, common: Sequence[Figure]) -> list[Figure]:
+        """Own ones first. A figure of one axis says little where combinations were tried."""
+        return [*self.own_figures, *(each for each in common if not each.name.startswith("axis-"))]
 
     def sections(self) -> list[Section]:
         """The answers with what they rest on, and the production config."""
-        data, runs = self._data, self._runs
+        data, runs = self.data, self.runs
         told = tuple(f"{each.question} {each.answer}" for each in answers(data, runs)) if runs else ()
         tables = (effects_table(data, runs), design_table(data, runs)) if runs else ()
-        blocks = (Bullets(told), Gallery(tuple(self.figures)), *tables)
-        found = [
-            Section("answers", "Answers", "From matched trials, with the noise that replicates show.", blocks),
-        ]
+        blocks = (Bullets(told), Gallery(tuple(self.own_figures)), *tables)
+        found = [Section("answers", "Answers", "From matched trials, with the noise that replicates show.", blocks)]
         production = production_yaml(data)
         if production is not None:
             code = Code(f"report/{FILE}", production, fold=True)
             found.append(Section("production", "Training at full scale", "The winner's configuration.", (code,)))
-        kept = [block for block in blocks if _says(block)]
-        return [*([Section(found[0].name, found[0].title, found[0].lead, tuple(kept))] if kept else []), *found[1:]]
+        return found
 
     def files(self) -> dict[str, str]:
         """All trials as JSON lines, a summary of each decided stage, the answers and the production config."""
-        data, runs = self._data, self._runs
-        files = {TRIALS: "".join(json.dumps(line) + "\n" for line in self._lines())}
+        data, runs = self.data, self.runs
+        files = {TRIALS: "".join(json.dumps(_line(trial)) + "\n" for trial in data.trials)}
         for stage in data.decided:
             assert stage.verdict is not None
             files[f"summary-{stage.name}.md"] = to_markdown(stage.verdict)
@@ -361,25 +368,6 @@ class TargetReport:
             files[ANSWERS] = f"# {data.study.title or data.study.name}\n\n{text}\n"
         production = production_yaml(data)
         return files if production is None else files | {FILE: production}
-
-    def _lines(self) -> list[dict[str, object]]:
-        lines: list[dict[str, object]] = []
-        for trial in self._data.trials:
-            result = trial.result
-            lines.append(
-                {
-                    "trial": trial.key.name,
-                    "stage": trial.key.stage,
-                    "group": trial.group,
-                    "variant": trial.variant.name,
-                    "seed": trial.key.seed,
-                    "fallback": trial.key.fallback,
-                    "overrides": trial.variant.overrides,
-                    "status": trial.status,
-                    **({} if result is None else _measured(result.model_dump(mode="json"))),
-                }
-            )
-        return lines
 
 
 MEASURED = (
@@ -390,19 +378,18 @@ MEASURED = (
 """Fields of a result that a line repeats."""
 
 
-def _measured(result: dict[str, object]) -> dict[str, object]:
-    versions = result.get("versions")
-    device = versions.get("device") if isinstance(versions, dict) else None
-    return {name: result[name] for name in MEASURED} | {"device": device}
-
-
-def _says(block: object) -> bool:
-    if isinstance(block, Gallery):
-        return bool(block.figures)
-    return bool(block.items) if isinstance(block, Bullets) else bool(block)
-
-
-def with_target_sections(sections: Sequence[Section], added: Sequence[Section]) -> list[Section]:
-    """The report's sections with the added ones after its overview, where a reader looks for the answer."""
-    place = next((i + 1 for i, section in enumerate(sections) if section.name == "overview"), len(sections))
-    return [*sections[:place], *added, *sections[place:]]
+def _line(trial: TrialData) -> dict[str, object]:
+    line: dict[str, object] = {
+        "trial": trial.key.name,
+        "stage": trial.key.stage,
+        "group": trial.group,
+        "variant": trial.variant.name,
+        "seed": trial.key.seed,
+        "fallback": trial.key.fallback,
+        "overrides": trial.variant.overrides,
+        "status": trial.status,
+    }
+    if trial.result is None:
+        return line
+    result = trial.result.model_dump(mode="json")
+    return line | {name: result[name] for name in MEASURED} | {"device": (result["versions"] or {}).get("device")}
