@@ -15,9 +15,9 @@ from dataclasses import replace
 from podium.components.launch.launcher import Task, TaskEnd
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.reporting.build import build_report
-from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.layout import EVALUATION, LEASE, LOGS, evaluation_key
 from podium.components.study.run import Finalist, Run, finalists
+from podium.components.study.trials import run_usd, usd_of_seconds
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease
 from podium.trainer.trial.storage import join_uri
 

@@ -30,12 +30,11 @@ from podium.components.launch.launcher import (
 from podium.components.launch.records import Records
 from podium.components.launch.tracker import Tracker
 from podium.components.policies.decide import decide
-from podium.components.study.cost import run_usd
 from podium.components.study.design import Selection
 from podium.components.study.layout import CANCEL, LEASE, trials_key
 from podium.components.study.policy import policy_of
 from podium.components.study.run import Run
-from podium.components.study.trials import Trial, stage_seeds
+from podium.components.study.trials import Trial, run_usd, stage_seeds
 from podium.components.study.verdict import MoreTrials
 from podium.trainer.trial.errors import ExitCode, InUseError, UserError
 from podium.trainer.trial.lease import TOKEN_VARIABLE, Lease, is_live

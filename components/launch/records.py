@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from podium.components.launch.judge import as_killed
 from podium.components.launch.launcher import Attempts, TaskEnd, read_attempts
-from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.layout import LEASE, TrialKey
 from podium.components.study.ledger import Kind
 from podium.components.study.run import Run
-from podium.components.study.trials import Trial
+from podium.components.study.trials import Trial, run_usd, usd_of_seconds
 from podium.components.study.verdict import MoreTrials
 from podium.trainer.builtin.allocation import count_parameters
 from podium.trainer.trial.errors import ExitCode, NotFoundError
@@ -20,9 +19,9 @@ from podium.trainer.trial.result import (
     TrialResult,
     read_metrics,
 )
+from podium.trainer.trial.section import format_usd
 from podium.trainer.trial.stopping import Ending
 from podium.trainer.trial.storage import join_uri, to_json
-from podium.trainer.trial.units import format_usd
 
 
 class Records:

@@ -30,8 +30,7 @@ from podium.components.study.verdict import (
 from podium.components.verdicts.arms import reuses_selection_seeds, summaries
 from podium.components.verdicts.stats import Time, Times, horizon_of, summarise, time_of
 from podium.trainer.trial.errors import Problem
-from podium.trainer.trial.section import Section
-from podium.trainer.trial.units import Seconds
+from podium.trainer.trial.section import Seconds, Section
 
 # A stage's times to a target, by arm: statistics, order, and the tables that verdicts show of them.
 

@@ -26,7 +26,7 @@ from podium.components.study.trials import variant_config
 from podium.components.study.verdict import Arm, FallbackTaken, MoreTrials, StageResults, VariantRef, Verdict
 from podium.components.verdicts.arms import ranked, summaries
 from podium.trainer.trial.errors import ConfigError, Problem
-from podium.trainer.trial.units import Seconds
+from podium.trainer.trial.section import Seconds
 
 # The region around the best variants: what all of them share is locked, the rest spans their range with a margin.
 

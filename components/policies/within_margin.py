@@ -15,13 +15,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from podium.components.study.cost import payable, total, usd_to_end
 from podium.components.study.policy import ArmCount, Policy, needs_baseline_run
 from podium.components.study.schema import Study
+from podium.components.study.trials import payable, total, usd_to_end
 from podium.components.study.verdict import Arm, StageResults, VariantRef, Verdict
 from podium.components.verdicts.arms import near_tie, ranked, summaries, with_baseline
 from podium.components.verdicts.stats import normal_quantile, pooled_over, t_quantile
-from podium.trainer.trial.units import format_usd
+from podium.trainer.trial.section import format_usd
 
 
 class WithinMargin(Policy):

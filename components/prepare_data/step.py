@@ -22,9 +22,9 @@ from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.data.manifest import check_lengths
 from podium.trainer.builtin.data.prepare import prepare as prepare_dataset
 from podium.trainer.trial.errors import NotFoundError, Problem, UserError
+from podium.trainer.trial.section import format_count, parse_usd
 from podium.trainer.trial.storage import open_storage, split_uri
 from podium.trainer.trial.sync import initialise, mlflow_uri
-from podium.trainer.trial.units import format_count, parse_usd
 
 LAUNCHERS = ("process", "job")
 

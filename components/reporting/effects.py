@@ -17,7 +17,7 @@ from podium.components.study.verdict import mean_of
 from podium.components.verdicts.arms import FAILED
 from podium.components.verdicts.stats import PooledVariance, interval
 from podium.trainer.trial.result import Curve, TrialResult
-from podium.trainer.trial.units import format_count
+from podium.trainer.trial.section import format_count
 
 # Trials with a time. A trial that missed its target counts with the time it trained, a lower bound. One that diverged
 # or ran out of memory would never have reached it, so it counts with the longest time of its stage.

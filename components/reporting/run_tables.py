@@ -11,8 +11,8 @@ from podium.components.reporting.model import PENDING, ReportData, StageData
 from podium.components.reporting.table import Line, Table, number, prose, text
 from podium.components.reporting.tables import FOLD_FROM
 from podium.components.study.trials import RANKED, stage_seeds
+from podium.trainer.trial.section import format_count
 from podium.trainer.trial.stopping import KillRule
-from podium.trainer.trial.units import format_count
 
 MAX_LEDGER = 400
 ROUTINE = ("trial_ended", "trial_restarted", "reuse", "report", "run_started")

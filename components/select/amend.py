@@ -17,13 +17,12 @@ from pydantic import ValidationError
 
 from podium.components.policies.decide import decide
 from podium.components.study import layout
-from podium.components.study.cost import run_usd
 from podium.components.study.run import Run
-from podium.components.study.trials import stage_seeds
+from podium.components.study.trials import run_usd, stage_seeds
 from podium.components.study.verdict import Amendment, MoreTrials, StageResults, Verdict
 from podium.trainer.trial.errors import InUseError, PodiumError, Problem, UserError
 from podium.trainer.trial.lease import is_live
-from podium.trainer.trial.units import format_usd
+from podium.trainer.trial.section import format_usd
 
 
 def approve(run: Run, *, because: str = "", by: str = "") -> Verdict:

@@ -19,12 +19,11 @@ from podium.components.launch.foreign_trials import copy_object
 from podium.components.launch.launcher import Launcher, Task, TaskEnd, trial_command
 from podium.components.launch.open import open_launcher, run_task
 from podium.components.launch.tracker import Tracker
-from podium.components.study.cost import run_usd, usd_of_seconds
 from podium.components.study.design import baseline
 from podium.components.study.fingerprint import canonical_hash, trial_fingerprint
 from podium.components.study.layout import LEASE, LOGS, SHAKEDOWN
 from podium.components.study.run import Run, passed
-from podium.components.study.trials import gate_stages, stage_seeds, trial_config
+from podium.components.study.trials import gate_stages, run_usd, stage_seeds, trial_config, usd_of_seconds
 from podium.trainer.builtin.config import RunSpec, ScheduleConfig, TrainConfig
 from podium.trainer.builtin.model_config import RouterConfig
 from podium.trainer.trial.errors import ExitCode

@@ -6,17 +6,16 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 
-from podium.components.study.cost import stage_cost
 from podium.components.study.design import baseline, experiments, group_problems, variants
 from podium.components.study.fingerprint import canonical_hash
 from podium.components.study.policy import policy_of
 from podium.components.study.schema import NAME, Study
-from podium.components.study.trials import dataset_config, stage_seeds, variant_config
+from podium.components.study.trials import dataset_config, stage_cost, stage_seeds, variant_config
 from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.checks import impossible_rules
 from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.trial.errors import ConfigError, Problem
-from podium.trainer.trial.units import format_usd
+from podium.trainer.trial.section import format_usd
 
 LONGEST_NAME = 60
 NAME_RULE = "must be lower-case letters, digits, '.', '_' or '-', first a letter or digit, since it becomes a folder"

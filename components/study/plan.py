@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from podium.components.study.cost import Cost, run_usd, stage_cost, total
 from podium.components.study.design import (
     Selection,
     assumptions,
@@ -19,10 +18,19 @@ from podium.components.study.design import (
 )
 from podium.components.study.policy import ArmCount, policy_of
 from podium.components.study.schema import Price, Study
-from podium.components.study.trials import dataset_config, gate_stages, stage_seeds, variant_config
+from podium.components.study.trials import (
+    Cost,
+    dataset_config,
+    gate_stages,
+    run_usd,
+    stage_cost,
+    stage_seeds,
+    total,
+    variant_config,
+)
 from podium.components.study.verdict import VariantRef
 from podium.trainer.builtin.checks import meaning_of
-from podium.trainer.trial.units import format_count, format_usd
+from podium.trainer.trial.section import format_count, format_usd
 
 # What a plan warns of before anything is paid: rules in numbers, money that is short, proofs that can fail.
 

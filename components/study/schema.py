@@ -25,9 +25,8 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, PydanticKnownError, core_schema
 
 from podium.trainer.builtin.data.corpus import CorpusConfig
-from podium.trainer.trial.section import Section
+from podium.trainer.trial.section import Count, Section, Usd
 from podium.trainer.trial.stopping import StopRules
-from podium.trainer.trial.units import Count, Usd
 
 # Groups of a stage's trials as a study declares them: rows of axis values, and what a group takes from another.
 

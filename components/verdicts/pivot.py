@@ -20,13 +20,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from podium.components.study.cost import total, usd_to_end
 from podium.components.study.schema import Metric, Study
+from podium.components.study.trials import total, usd_to_end
 from podium.components.study.verdict import Arm, MoreTrials, StageResults, VariantRef
 from podium.components.verdicts.stats import normal_cdf, normal_quantile
 from podium.trainer.trial.errors import Problem
-from podium.trainer.trial.section import Section
-from podium.trainer.trial.units import format_usd
+from podium.trainer.trial.section import Section, format_usd
 
 
 class Pivot(Section):

@@ -114,7 +114,7 @@ def gc(
 
 
 def _size(count: int | None) -> str:
-    from podium.trainer.trial.units import format_count
+    from podium.trainer.trial.section import format_count
 
     return "" if count is None else f"{format_count(count)}B"
 

@@ -119,7 +119,7 @@ def overrides(
 ) -> Overrides:
     """The overrides of a command line. Raises UserError for a budget that is no amount."""
     from podium.components.study.design import Overrides
-    from podium.trainer.trial.units import parse_usd
+    from podium.trainer.trial.section import parse_usd
 
     usd = None
     if budget is not None:

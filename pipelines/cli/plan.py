@@ -34,8 +34,8 @@ from podium.pipelines.cli.options import (
 from podium.trainer.trial.errors import Problem, UserError
 
 if TYPE_CHECKING:
-    from podium.components.study.cost import Cost
     from podium.components.study.plan import Plan, StagePlan
+    from podium.components.study.trials import Cost
 
 
 Site = Annotated[
@@ -140,7 +140,7 @@ def compile_pipeline(
 def _print(planned: Plan) -> None:
     from rich.table import Table
 
-    from podium.trainer.trial.units import format_count, format_usd
+    from podium.trainer.trial.section import format_count, format_usd
 
     console = stdout()
     table = Table(title=f"{planned.study} ({planned.profile})", title_justify="left", box=None, pad_edge=False)
@@ -181,7 +181,7 @@ def _devices(stage: StagePlan) -> str:
 
 
 def _priced(usd: float | None) -> str:
-    from podium.trainer.trial.units import format_usd
+    from podium.trainer.trial.section import format_usd
 
     return "not priced" if usd is None else format_usd(usd)
 

@@ -206,7 +206,7 @@ def _seeds(chosen: Chosen) -> int | None:
 
 
 def _price(chosen: Chosen) -> float | None:
-    from podium.components.study.cost import run_usd
+    from podium.components.study.trials import run_usd
 
     if chosen is None:
         return None
@@ -224,7 +224,7 @@ def _usd(proof: Proof, seeds: int | None, price: float | None) -> float | None:
 def _print(plain: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from podium.trainer.trial.units import format_usd
+    from podium.trainer.trial.section import format_usd
 
     priced = plain["usd_needed"] is not None or plain["usd"] is not None
     variants = f"{plain['arms']} {'variant' if plain['arms'] == 1 else 'variants'}"

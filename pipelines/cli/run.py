@@ -354,8 +354,7 @@ def _waiting(study: Study, stage: str) -> list[str]:
 
 def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: str) -> dict[str, Any]:
     from podium.components.launch.launcher import trial_command
-    from podium.components.study.cost import run_usd
-    from podium.components.study.trials import trial_config
+    from podium.components.study.trials import run_usd, trial_config
 
     key = TrialKey(stage, variant.name, seed)
     gpus = study.stages[stage].resources.gpus_per_trial
@@ -370,7 +369,7 @@ def _command(study: Study, stage: str, variant: VariantRef, seed: int, run_uri: 
 
 
 def _summary(config: TrainConfig) -> str:
-    from podium.trainer.trial.units import format_count
+    from podium.trainer.trial.section import format_count
 
     d_model, n_layers, n_heads, d_ff = config.model.dimensions
     shape = f"{n_layers} layers, d_model {d_model}, {n_heads} heads, d_ff {d_ff}"
@@ -380,7 +379,7 @@ def _summary(config: TrainConfig) -> str:
 
 
 def _usd(value: float | None) -> str:
-    from podium.trainer.trial.units import format_usd
+    from podium.trainer.trial.section import format_usd
 
     return "no price declared" if value is None else format_usd(value)
 

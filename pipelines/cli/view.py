@@ -301,14 +301,14 @@ def picture(snapshot: Snapshot) -> Group:
 
 def money(snapshot: Snapshot) -> str:
     """`$0.12 of $5.00 spent`."""
-    from podium.trainer.trial.units import format_usd
+    from podium.trainer.trial.section import format_usd
 
     of = f" of {format_usd(snapshot.budget_usd)}" if snapshot.budget_usd is not None else ""
     return f"{format_usd(snapshot.spent_usd)}{of} spent"
 
 
 def _figures(trial: RunningTrial) -> list[str]:
-    from podium.trainer.trial.units import format_count, format_seconds
+    from podium.trainer.trial.section import format_count, format_seconds
 
     loss = "" if trial.loss is None else f"loss {trial.loss:.3f}"
     speed = "" if trial.tokens_per_second is None else f"{format_count(trial.tokens_per_second)} tokens/s"

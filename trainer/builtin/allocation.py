@@ -15,7 +15,7 @@ from podium.trainer.builtin.config import TrainConfig
 from podium.trainer.builtin.model_config import Allocation, ModelConfig, swiglu_counts
 from podium.trainer.trial.errors import ConfigError, Problem
 from podium.trainer.trial.result import ParameterCounts
-from podium.trainer.trial.units import format_count
+from podium.trainer.trial.section import format_count
 
 TOTAL_TOLERANCE = 0.005
 """Largest deviation of the total, as a fraction of the request."""

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from podium.trainer.builtin.config import FORMAT_VERSION, RunSpec, TrainConfig, load_config
-from podium.trainer.builtin.extension import build_run_model
+from podium.trainer.builtin.models.build import build_run_model
 from podium.trainer.builtin.state import RunState
 from podium.trainer.trial.errors import CheckpointError, ConfigError, NotFoundError, Problem, StorageError
 from podium.trainer.trial.process import scratch_name

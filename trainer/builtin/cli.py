@@ -18,12 +18,11 @@ from pydantic import ValidationError
 from typer.core import TyperCommand
 
 from podium.trainer.builtin.checks import check_data
+from podium.trainer.builtin.commands import evaluate_command, prepare_command
 from podium.trainer.builtin.config import RunSpec
-from podium.trainer.builtin.data.command import prepare_command
 from podium.trainer.builtin.data.corpus import CorpusConfig, parse_corpus
 from podium.trainer.builtin.data.manifest import TOKENIZER, dataset_folder, load_manifest
 from podium.trainer.builtin.data.prepare import PrepareConfig, dataset_key, prepare
-from podium.trainer.builtin.evaluation.command import evaluate_command
 from podium.trainer.builtin.inputs import (
     ContractFlags,
     preset_mapping,

@@ -16,9 +16,8 @@ from pydantic import Field, ValidationError, model_validator
 
 from podium.trainer.builtin.model_config import ModelConfig, RouterConfig
 from podium.trainer.trial.errors import ConfigError, Problem
-from podium.trainer.trial.section import Section, kind_field, kind_tag
+from podium.trainer.trial.section import Count, Section, kind_field, kind_tag
 from podium.trainer.trial.stopping import StopRules
-from podium.trainer.trial.units import Count
 
 # The sequence-length curriculum, as a config, and what it makes of one optimizer step. Without torch.
 

@@ -12,8 +12,7 @@ from pydantic import Field, model_validator
 
 from podium.trainer.trial.errors import ConfigError
 from podium.trainer.trial.result import ParameterCounts
-from podium.trainer.trial.section import Section, kind_field, kind_tag
-from podium.trainer.trial.units import Count
+from podium.trainer.trial.section import Count, Section, kind_field, kind_tag
 
 
 class FamilyConfig(Section):

@@ -14,8 +14,8 @@ from podium.trainer.builtin.checkpoint import AUTO, find_start, step_of
 from podium.trainer.builtin.config import RunSpec, TrainConfig
 from podium.trainer.builtin.data.manifest import dataset_folder, load_manifest
 from podium.trainer.builtin.distributed import Ranks, joined, launched_ranks
-from podium.trainer.builtin.extension import measured_counts
 from podium.trainer.builtin.loop import Loop, Recorder, restore_snapshot, take_snapshot
+from podium.trainer.builtin.models.build import measured_counts
 from podium.trainer.builtin.outcome import base_result, full_result
 from podium.trainer.builtin.setup import (
     Parts,

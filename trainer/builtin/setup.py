@@ -20,8 +20,7 @@ from podium.trainer.builtin.config import RuntimeConfig, StepShape, TrainConfig
 from podium.trainer.builtin.data.loader import SequenceLoader, evaluation_domains, rank_slice
 from podium.trainer.builtin.data.manifest import TOKEN_BYTES, load_manifest
 from podium.trainer.builtin.distributed import Ranks
-from podium.trainer.builtin.extension import build_run_model
-from podium.trainer.builtin.models.build import start_weights
+from podium.trainer.builtin.models.build import build_run_model, start_weights
 from podium.trainer.builtin.models.moe import Mixture
 from podium.trainer.builtin.optim.build import Optimizer, build_optimizer
 from podium.trainer.builtin.routing import RouterMonitor

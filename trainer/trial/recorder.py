@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from podium.trainer.trial.errors import NotFoundError
 from podium.trainer.trial.result import METRICS, Point, evaluation_line, perplexity_of, read_lines
+from podium.trainer.trial.section import format_count, format_seconds
 from podium.trainer.trial.storage import Storage
-from podium.trainer.trial.units import format_count, format_seconds
 
 
 class MetricsLog:

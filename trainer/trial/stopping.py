@@ -28,9 +28,8 @@ from podium.trainer.trial.result import (
     perplexity_of,
     read_lines,
 )
-from podium.trainer.trial.section import Section
+from podium.trainer.trial.section import Count, Seconds, Section, format_count
 from podium.trainer.trial.storage import open_storage
-from podium.trainer.trial.units import Count, Seconds, format_count
 
 # The stop rule of a run to a target, as a config.
 

@@ -15,7 +15,7 @@ from podium.components.reporting.figures.style import FAINT, INK, RED, SERIES, d
 from podium.components.reporting.results_csv import thinned
 from podium.components.reporting.table import Figure
 from podium.components.study.verdict import Arm
-from podium.trainer.trial.units import format_count
+from podium.trainer.trial.section import format_count
 
 MAX_GREY = 40
 MAX_NAMED = 8

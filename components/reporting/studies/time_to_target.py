@@ -35,8 +35,8 @@ from podium.components.study.schema import Study
 from podium.components.study.trials import variant_config
 from podium.components.study.verdict import to_markdown
 from podium.trainer.builtin.config import TrainConfig
+from podium.trainer.trial.section import format_count
 from podium.trainer.trial.storage import join_uri
-from podium.trainer.trial.units import format_count
 from podium.trainer.trial.yaml_text import dump_yaml
 
 # The study's four questions: does Polar Express's quality pay for its speed? Do variance reduction and cautious decay

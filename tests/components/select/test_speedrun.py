@@ -10,10 +10,10 @@ import pytest
 from podium.components.launch.records import Records
 from podium.components.policies.decide import decide
 from podium.components.select.step import select
-from podium.components.study.cost import run_usd
 from podium.components.study.design import Overrides
 from podium.components.study.load import load_study
 from podium.components.study.run import Run
+from podium.components.study.trials import run_usd
 from podium.components.study.verdict import MoreTrials, Verdict
 from podium.pipelines.cli.run import summarise
 from podium.trainer.trial.result import Status, TrialResult

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from podium.components.study.cost import run_usd, stage_cost, total
 from podium.components.study.design import Selection
 from podium.components.study.load import load_study
 from podium.components.study.plan import plan
 from podium.components.study.schema import Price, Study
+from podium.components.study.trials import run_usd, stage_cost, total
 from podium.trainer.trial.errors import UserError
 
 Text = Callable[..., str]

@@ -9,8 +9,8 @@ import yaml
 
 from podium.trainer.builtin.checkpoint import load_model
 from podium.trainer.builtin.config import sha256_of_text
-from podium.trainer.builtin.extension import build_run_model
 from podium.trainer.builtin.inputs import spec_from_flags
+from podium.trainer.builtin.models.build import build_run_model
 from podium.trainer.builtin.run import train
 from podium.trainer.trial.errors import ConfigError
 from podium.trainer.trial.storage import open_storage

@@ -91,7 +91,6 @@ def test_what_a_run_imports_and_is_not_listed_is_exempt_on_purpose() -> None:
         "trial.storage.base",
         "trial.storage.file",
         "trial.storage.s3",
-        "trial.units",
     }
 
 

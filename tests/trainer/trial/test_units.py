@@ -2,7 +2,7 @@
 
 import pytest
 
-from podium.trainer.trial.units import parse_count, parse_seconds, parse_usd
+from podium.trainer.trial.section import parse_count, parse_seconds, parse_usd
 
 
 @pytest.mark.parametrize(

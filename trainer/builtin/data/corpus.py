@@ -26,8 +26,7 @@ from pydantic_core import PydanticKnownError
 from podium.trainer.builtin.data.manifest import TEST, TRAIN, VALIDATION, Manifest
 from podium.trainer.builtin.data.sources import Document, Source
 from podium.trainer.trial.errors import DataError
-from podium.trainer.trial.section import Section
-from podium.trainer.trial.units import Count
+from podium.trainer.trial.section import Count, Section
 
 DOCUMENTS_VERSION = 1
 """Raised when the same corpus would give other documents or splits."""

@@ -32,9 +32,8 @@ from podium.trainer.builtin.data.manifest import (
 from podium.trainer.builtin.pretrained import HUB, source_folder
 from podium.trainer.trial.errors import DataError, StorageError
 from podium.trainer.trial.process import scratch_folder
-from podium.trainer.trial.section import Section
+from podium.trainer.trial.section import Count, Section
 from podium.trainer.trial.storage import MANIFEST, Storage, put_files, sha256_of, to_json
-from podium.trainer.trial.units import Count
 
 DATA_VERSION = 1
 """Raised when the same corpus and settings would give other bytes."""

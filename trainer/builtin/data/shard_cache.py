@@ -19,8 +19,8 @@ from pathlib import Path
 from podium.trainer.builtin.data.manifest import HEADER_BYTES, Shard, default_cache
 from podium.trainer.trial.errors import ConfigError, DataError, StorageError
 from podium.trainer.trial.process import remove_dead_scratch, scratch_name
+from podium.trainer.trial.section import parse_count
 from podium.trainer.trial.storage import open_storage, sha256_of
-from podium.trainer.trial.units import parse_count
 
 HUB = "hub://"
 """Begins the source of a dataset on the hub: `hub://owner/name@commit`."""

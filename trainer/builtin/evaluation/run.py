@@ -32,7 +32,7 @@ from podium.trainer.builtin.evaluation.smallbench import (
     run_smallbench,
 )
 from podium.trainer.builtin.evaluation.subject import Subject, open_subject
-from podium.trainer.builtin.extension import measured_counts
+from podium.trainer.builtin.models.build import measured_counts
 from podium.trainer.builtin.outcome import versions
 from podium.trainer.trial.errors import DataError
 from podium.trainer.trial.process import scratch_folder

@@ -9,7 +9,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from podium.trainer.builtin.data.command import prepare_command
+from podium.trainer.builtin.commands import prepare_command
 from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.trial.errors import UserError
 from podium.trainer.trial.storage import open_storage, split_uri

@@ -248,7 +248,7 @@ def test_a_damaged_dataset_is_refused(text: Path, store: Storage) -> None:
 
 def test_a_fingerprint_needs_neither_numpy_nor_torch_nor_the_tokenizers_library() -> None:
     code = (
-        "import sys, podium.trainer.builtin.data.prepare, podium.trainer.builtin.data.command\n"
+        "import sys, podium.trainer.builtin.data.prepare, podium.trainer.builtin.commands\n"
         "print([name for name in ('numpy', 'torch', 'tokenizers', 'boto3') if name in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from podium.trainer.builtin.commands import build_request, evaluate_command
 from podium.trainer.builtin.data.manifest import load_manifest
 from podium.trainer.builtin.evaluation import run, smallbench
-from podium.trainer.builtin.evaluation.command import build_request, evaluate_command
 from podium.trainer.builtin.evaluation.run import evaluate_checkpoint, read_examples
 from podium.trainer.trial.errors import CheckpointError, ConfigError, DataError, UserError
 from podium.trainer.trial.storage import open_storage
@@ -252,6 +252,6 @@ def test_the_command_prints_the_summary(run_folder: Path, tmp_path: Path) -> Non
 
 
 def test_the_command_loads_no_torch() -> None:
-    code = "import sys, podium.trainer.builtin.evaluation.command\n"
+    code = "import sys, podium.trainer.builtin.commands\n"
     code += "print([m for m in ('torch', 'lm_eval') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
