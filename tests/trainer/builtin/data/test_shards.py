@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from podium.trainer.builtin.data.shards import ShardWriter, open_shard
@@ -57,6 +57,7 @@ def test_an_empty_shard_is_read_as_such(tmp_path: Path) -> None:
     assert len(open_shard(write(tmp_path / "a.bin", says=0, tokens=0))) == 0
 
 
+@settings(deadline=None)  # it writes files: on a busy machine an example takes longer than the default 0.2 s
 @given(parts=st.lists(st.integers(0, 40), max_size=8), limit=st.integers(1, 30))
 def test_what_is_written_in_any_pieces_is_read_as_one_sequence(
     tmp_path_factory: pytest.TempPathFactory, parts: list[int], limit: int
