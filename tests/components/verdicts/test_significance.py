@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
+from podium.components.study.verdict import squared_deviations
 from podium.components.verdicts.stats import better_than_control, interval
 
 
@@ -89,3 +90,15 @@ def test_the_level_holds_under_the_null_by_simulation() -> None:
         middle = (low + high) / 2
         low, high = (middle, high) if better_than_control(middle, [3] * 4, 3, 10) > 0.05 else (low, middle)
     assert np.mean(best > low) == pytest.approx(0.05, abs=0.005)
+
+
+@given(st.floats(-1e6, 1e6), st.integers(1, 10))
+def test_equal_values_have_no_spread_at_all(value: float, n: int) -> None:
+    assert squared_deviations([value] * n) == 0.0
+
+
+@given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=10))
+def test_the_spread_is_the_textbooks_in_any_order(values: list[float]) -> None:
+    expected = float(np.var(values)) * len(values)
+    assert squared_deviations(values) == pytest.approx(expected, rel=1e-9, abs=1e-12 * max(map(abs, values)) ** 2)
+    assert squared_deviations(values) == squared_deviations(values[::-1])
