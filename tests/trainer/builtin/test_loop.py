@@ -302,7 +302,13 @@ def test_a_lost_lease_ends_the_run_without_a_save(tmp_path, tiny_spec, monkeypat
 def test_a_conductor_that_is_gone_makes_the_run_save_and_end(tmp_path, tiny_spec, monkeypatch):
     from podium.trainer.trial import lease
 
-    monkeypatch.setattr(lease, "Watch", lambda uri: interruption_watch(tmp_path, uri))
+    watch = lease.Watch
+
+    def impatient(uri):
+        assert uri == f"file://{tmp_path}/lease.json"
+        return watch(uri, patience_seconds=0.02, interval=0.01)
+
+    monkeypatch.setattr(lease, "Watch", impatient)
     folder = open_storage(str(tmp_path / "run"))
     with pytest.raises(Interrupted, match="counter stands still"):
         train(
@@ -312,13 +318,6 @@ def test_a_conductor_that_is_gone_makes_the_run_save_and_end(tmp_path, tiny_spec
             folder,
         )
     assert list((tmp_path / "run").glob("ckpt-*"))
-
-
-def interruption_watch(tmp_path, uri):
-    from podium.trainer.trial.lease import Watch
-
-    assert uri == f"file://{tmp_path}/lease.json"
-    return Watch(uri, patience_seconds=0.02, interval=0.01)
 
 
 def test_a_run_that_ends_before_its_first_evaluation_says_so(tmp_path, tiny_spec):

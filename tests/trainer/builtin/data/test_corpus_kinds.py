@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from podium.components.study.design import Overrides
 from podium.components.study.load import load_study
-from podium.pipelines.cli.plan import check_corpus
+from podium.pipelines.cli.run import check_corpus
 from podium.trainer.builtin.data import corpus as corpora
 from podium.trainer.builtin.data.corpus import (
     Corpus,
