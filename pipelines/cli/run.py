@@ -41,7 +41,6 @@ from podium.pipelines.cli.options import (
 )
 from podium.pipelines.cli.view import View, axis_tables, open_view, sentence, take
 from podium.trainer.trial.errors import ExitCode
-from podium.trainer.trial.lease import Lease
 from podium.trainer.trial.storage import join_uri, normalise_uri, open_storage
 
 if TYPE_CHECKING:
@@ -124,6 +123,7 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
     """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
     from podium.components.study.run import exit_code
     from podium.pipelines.local import start_local
+    from podium.trainer.trial.lease import Lease
 
     state = run.state()
     if state in ("succeeded", "stopped"):
