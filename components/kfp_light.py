@@ -1,9 +1,9 @@
 """KFP's DSL and its Kubernetes settings, without the imports that neither uses.
 
 `import kfp` loads KFP's HTTP client too, and `kfp.kubernetes` the Kubernetes client with its 700 models for one check
-of a setting that Podium does not make. `from kfp import dsl, local, kubernetes` takes 1.29 s of CPU, from here 0.28 s
-(best of four on a busy two-core machine): more than compiling a study of 1,000 variants takes. `kfp.client` can still
-be imported. Where kfp is loaded already, this changes nothing.
+of a setting that Podium does not make. `from kfp import dsl, local, kubernetes` takes 0.98 s of CPU, from here 0.24 s
+(best of four): more than compiling a study of 1,000 variants takes. `kfp.client` can still be imported. Where kfp is
+loaded already, this changes nothing.
 """
 
 import os

@@ -123,6 +123,7 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
     """Run the pipeline, show it, and return the exit code. Raises what a step refused, and InUseError."""
     from podium.components.study.run import exit_code
     from podium.pipelines.local import start_local
+    from podium.trainer.trial.lease import Lease
 
     state = run.state()
     if state in ("succeeded", "stopped"):
