@@ -129,9 +129,6 @@ def execute(run: Run, chosen: Selection, *, as_json: bool) -> ExitCode:
     if state in ("succeeded", "stopped"):
         say(f"run {run.id} is complete: nothing is left to do")
         return exit_code(state)
-    # it imports pydantic: 0.1 s of CPU that `--help` does without
-    from podium.trainer.trial.lease import Lease
-
     with Lease(run.storage, layout.LEASE, what=f"run {run.id}") as lease:
         run.storage.delete(layout.CANCEL)
         say(f"run {run.id} in {run.uri}")
