@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.benchmarks.structure import circles, import_graph
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("trainer", "components", "pipelines")
@@ -32,25 +33,6 @@ def _top_level(body):
         yield node
         for block in ("body", "orelse", "finalbody"):
             yield from _top_level(getattr(node, block, []))
-
-
-def import_graph() -> dict[str, set[str]]:
-    """Module → the modules of Podium that it imports: at its top, inside functions and under TYPE_CHECKING."""
-    files = {}
-    for package in PACKAGES:
-        for path in (ROOT / package).rglob("*.py"):
-            parts = path.relative_to(ROOT).with_suffix("").parts
-            files[".".join(("podium", *(parts[:-1] if parts[-1] == "__init__" else parts)))] = path
-    graph: dict[str, set[str]] = {name: set() for name in files}
-    for name, path in files.items():
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module:
-                full = [f"{node.module}.{alias.name}" for alias in node.names]
-                graph[name].update(each if each in files else node.module for each in full)
-            elif isinstance(node, ast.Import):
-                graph[name].update(alias.name for alias in node.names)
-        graph[name] = {target for target in graph[name] if target in files and target != name}
-    return graph
 
 
 def tree_lines() -> list[str]:
@@ -81,6 +63,28 @@ def test_imports_flow_one_way(package):
 def test_a_study_and_its_verdicts_need_no_framework(package):
     for path in (ROOT / "components" / package).rglob("*.py"):
         assert not FRAMEWORKS & {name.split(".")[0] for name in imports(path)}, path
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    assert circles(import_graph(ROOT)) == []
+
+
+def test_the_circle_finder_finds_circles():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": {"a"}}) == [["a", "b", "c"]]
+
+
+@pytest.mark.parametrize(
+    ("package", "unknown"),
+    [
+        ("podium.components.study", ("podium.components.policies", "podium.components.verdicts")),
+        ("podium.components.verdicts", ("podium.components.policies",)),
+        ("podium.trainer.trial", ("podium.trainer.builtin",)),
+    ],
+)
+def test_what_a_package_does_not_import(package, unknown):
+    for name, targets in import_graph(ROOT).items():
+        if name.startswith(package):
+            assert not [target for target in targets if target.startswith(unknown)], name
 
 
 def test_the_command_line_imports_no_framework_at_module_level():

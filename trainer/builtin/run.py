@@ -216,7 +216,7 @@ class _Attempt:
         if self.ranks.is_first:
             lease = stack.enter_context(Lease(self.folder, what=f"run {self.run_name}"))
             # each crash would otherwise leave a full checkpoint, until the disk is full; the lease says who may do it
-            remove_leftovers(self.folder, self.folder.child(self.prefix) if self.prefix else self.folder)
+            remove_leftovers(self.folder, self.prefix)
         stack.enter_context(joined(self.ranks, self.device))
         requests = stack.enter_context(StopRequests(lease, self.spec.watch if self.ranks.is_first else None))
         scratch = stack.enter_context(scratch_folder("run"))

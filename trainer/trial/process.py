@@ -1,6 +1,6 @@
 """Identity of a process (host, pid, start time; never a clock), and names of scratch files from which it can be told.
 
-A scratch file's name says which process writes it, so that whoever comes later can remove what a killed process left
+A scratch file's name identifies the process that writes it, so that a later process can remove what a killed one left
 without touching what a living one is still writing.
 """
 

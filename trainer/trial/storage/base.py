@@ -172,16 +172,16 @@ def _last_lines(log: bytes, lines: int) -> list[str]:
     return log.decode(errors="replace").splitlines()[-lines:]
 
 
-def remove_leftovers(folder: Storage, own: Storage) -> None:
-    """Remove what dead writers left in `folder`; in `own`, of which the caller holds the lease, whoever wrote it.
+def remove_leftovers(folder: Storage, own: str = "") -> None:
+    """Remove what dead writers left in `folder`, and below the prefix `own` also what can't be told.
 
-    Best effort: a store that can't say or remove it now is cleaned by the next attempt, or by `podium gc`.
+    The caller holds the lease of what is below `own`, so a writer there that is not known to live is dead. Best effort:
+    a store that can't list or remove it now is cleaned by the next attempt, or by `podium gc`.
     """
     with suppress(StorageError):
-        removable = [item for item in folder.leftovers() if item.alive is False]
-        removable += [item for item in own.leftovers() if item.alive is None]
-        for item in removable:
-            item.remove()
+        for item in folder.leftovers():
+            if item.alive is False or (item.alive is None and item.key.startswith(own)):
+                item.remove()
 
 
 def to_json(value: Any) -> bytes:

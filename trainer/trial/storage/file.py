@@ -14,7 +14,7 @@ from podium.trainer.trial.process import SCRATCH, scratch_name, writer_is_alive
 from podium.trainer.trial.storage.base import TAIL_BYTES, Leftover, Storage, check_key, read_end
 
 STALE_SECONDS = 600.0
-"""Age after which a scratch file of another host is nobody's any more. No write takes that long."""
+"""Age after which a scratch file of another host counts as abandoned. No write takes that long."""
 
 
 class FileStorage(Storage):

@@ -99,7 +99,7 @@ READS = 3
 PART_BYTES = 16 << 20
 PARALLEL_PARTS = 8
 STALE_SECONDS = 3600.0
-"""Age, by the server's clock, after which an upload in parts is nobody's any more: boto3 gives up long before."""
+"""Age, by the server's clock, after which an upload in parts counts as abandoned: boto3 gives up long before."""
 WRITER = "podium-writer"
 """Metadata of an object made by `create`: whose it is."""
 
@@ -153,7 +153,7 @@ class S3Storage(Storage):
     def leftovers(self, prefix: str = "") -> Sequence[Leftover]:
         """See Storage: uploads in parts that were neither completed nor given up, and the objects of killed probes.
 
-        S3 keeps and bills their parts until somebody aborts them. A server that can't list them gives none.
+        S3 keeps and bills their parts until they are aborted. A server that can't list them gives none.
         """
         from botocore.exceptions import ClientError
 

@@ -62,7 +62,7 @@ def test_a_writer_killed_twenty_times_leaves_nothing_once_the_next_has_come(
         run_killed(tmp_path / "store", tmp_path)
     assert len(scratch_below(tmp_path / "store")) == 20
     assert all(item.alive is False for item in store.leftovers())
-    remove_leftovers(store, store.child("checkpoints"))
+    remove_leftovers(store, "checkpoints/")
     assert scratch_below(tmp_path / "store") == []
     # the local folder of a remote store's checkpoints: each process cleans up after those before it
     assert len(list((tmp_path / "tmp").iterdir())) == 1
@@ -77,7 +77,7 @@ def test_what_a_living_process_writes_is_left_alone(tmp_path: Path) -> None:
     mine = tmp_path / scratch_name("lease.json")
     mine.write_text("half")
     assert [(item.key, item.alive) for item in store.leftovers()] == [(mine.name, True)]
-    remove_leftovers(store, store)
+    remove_leftovers(store)
     assert mine.exists()
 
 
@@ -90,9 +90,9 @@ def test_a_writer_of_another_host_is_known_by_its_age_alone(tmp_path: Path) -> N
     hour_ago = time.time() - 3600
     os.utime(old, (hour_ago, hour_ago))
     assert [item.alive for item in store.leftovers()] == [False, None]
-    remove_leftovers(store, store.child("b"))
+    remove_leftovers(store, "b/")
     assert scratch_below(tmp_path) == [new.name]
-    remove_leftovers(store, store.child("a"))  # here the caller holds the lease
+    remove_leftovers(store, "a/")  # here the caller holds the lease
     assert scratch_below(tmp_path) == []
 
 
@@ -133,7 +133,7 @@ def test_uploads_in_parts_that_a_killed_writer_began_are_aborted(s3: S3Storage) 
         )
     assert [item.key for item in s3.leftovers("trials/a")] == ["trials/a/checkpoints/ckpt-step-5.pt"]
     own = s3.child("trials/a")
-    remove_leftovers(own, own.child("checkpoints"))
+    remove_leftovers(own, "checkpoints/")
     assert [item.key for item in s3.leftovers()] == ["trials/b/checkpoints/ckpt-step-5.pt"]
     for item in s3.leftovers():
         item.remove()
@@ -144,7 +144,7 @@ def test_uploads_in_parts_that_a_killed_writer_began_are_aborted(s3: S3Storage) 
 def test_only_what_is_old_is_taken_from_others_on_s3(s3: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("podium.trainer.trial.storage.s3.STALE_SECONDS", 1e12)  # the stand-in dates all uploads to 2010
     s3._client.create_multipart_upload(Bucket=s3.bucket, Key=s3._name("a/b"))
-    remove_leftovers(s3, s3.child("c"))
+    remove_leftovers(s3, "c/")
     assert [(item.key, item.alive) for item in s3.leftovers()] == [("a/b", None)]
 
 
@@ -155,4 +155,4 @@ def test_a_store_that_can_not_say_is_no_failure(storage: Storage, monkeypatch: p
         raise StorageError("away")
 
     monkeypatch.setattr(type(storage), "leftovers", away)
-    remove_leftovers(storage, storage)
+    remove_leftovers(storage)
